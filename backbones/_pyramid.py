@@ -1,0 +1,391 @@
+"""What every family shares: timm's whole model interface over a stack of stages, and the strict loading of checkpoints.
+
+A family builds its stages and hands them to `Pyramid`, which adds the classifier head and answers every call that timm,
+and libraries that build on timm, make on a model. Maps travel between stages as (B, C, H, W) at strides 4, 8, 16, 32;
+inside, a stage lays its tokens out as it likes. Parameters are named `stages.I.downsample`, `stages.I.blocks.J`,
+`stages.I.norm`, `norm` (after the last stage, in families that have it) and `head.fc`: layer decay, pruning and the
+check of checkpoints go by these names.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype, trunc_normal_
+from timm.models import build_model_with_cfg, checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from ._checkpoint import find_weights
+from ._errors import UserError
+
+MIN_SIZE = 32  # the coarsest map has stride 32: below, it would have less than one pixel
+_HEAD, _NORM, _COUNTER = "head.", "norm.", ".num_batches_tracked"
+_logger = logging.getLogger(__name__)
+
+PyramidT = TypeVar("PyramidT", bound="Pyramid")
+
+
+class Stage(nn.Module):
+    """Shrink the map, run the blocks, norm what leaves: (B, C_in, H, W) -> (B, C, H', W').
+
+    A family whose blocks want tokens in another layout overrides `forward` and calls `run_blocks` in it.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Iterable[nn.Module], norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = norm or nn.Identity()
+        self.grad_checkpointing = False
+
+    def run_blocks(self, x: Tensor) -> Tensor:
+        """Run the blocks one by one, each checkpointed where `set_grad_checkpointing` asked for it."""
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.run_blocks(self.downsample(x)))
+
+
+class Pyramid(nn.Module):
+    """A backbone of four stages with timm's interface: image (B, in_chans, H, W) -> logits (B, num_classes).
+
+    Args:
+        stages: modules that map (B, C, H, W) to (B, C', H', W'), with `Stage`'s children.
+        dims: the channels that leave each stage.
+        norm: what follows the last stage before pooling, on (B, C, H, W); None in families that norm each stage.
+        num_classes: 0 leaves the head without a classifier.
+        global_pool: timm's pooling names; "" (with `num_classes=0`) returns the map.
+        drop_rate: dropout before the classifier.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        dims: Sequence[int],
+        norm: nn.Module | None = None,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
+        ]
+        _check_head(num_classes, global_pool)
+        self.stages = nn.Sequential(*stages)
+        self.norm = norm or nn.Identity()
+        self.num_features = dims[-1]
+        self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate, device=device, dtype=dtype)
+        self.head_hidden_size = self.head.num_features
+        self.apply(self._init_weights)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise one leaf; a family extends it with its authors' rule for convolutions and tables."""
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map, normed and not pooled: (B, in_chans, H, W) -> (B, num_features, H/32, W/32).
+
+        Raises:
+            UserError: a side of the image is shorter than 32 pixels.
+        """
+        if not torch.jit.is_scripting():
+            check_size(x)
+        return self.norm(self.stages(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, num_features, H, W) -> logits (B, num_classes), or (B, head_hidden_size) with `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps that leave the stages, and what `forward_features` returns.
+
+        Args:
+            x: image (B, in_chans, H, W).
+            indices: None for all maps, n for the last n, or their numbers (negative ones count from the end); the maps
+                come in the order asked for.
+            norm: put the last map through the final norm, in families that have one.
+            stop_early: do not run stages behind the last map asked for; the first result is then that map.
+            output_fmt: "NCHW", the only one.
+            intermediates_only: return the list of maps alone.
+
+        Raises:
+            UserError: another `output_fmt`, or a side of the image is shorter than 32 pixels.
+        """
+        if not torch.jit.is_scripting():
+            check_size(x)
+            if output_fmt != "NCHW":
+                raise UserError(f"output_fmt is {output_fmt!r}; maps leave as 'NCHW' only")
+        final = len(self.stages) - 1
+        take, last = feature_take_indices(len(self.stages), indices)
+        end = last if stop_early or intermediates_only else final
+        maps: dict[int, Tensor] = {}
+        for i, stage in enumerate(self.stages):
+            if i <= end:
+                x = stage(x)
+                if i in take:
+                    maps[i] = x
+        if end == final:
+            x = self.norm(x)
+            if norm and final in take:
+                maps[final] = x
+        wanted = [maps[i] for i in take]
+        if intermediates_only:
+            return wanted
+        return x, wanted
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages behind the last map asked for, and what sits on them; returns the maps' absolute numbers."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        cut = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        self.feature_info = self.feature_info[: last + 1]
+        self.num_features = self.feature_info[last]["num_chs"]
+        if prune_norm or cut:
+            self.norm = nn.Identity()
+        if prune_head or cut:
+            self.reset_classifier(0, "")
+        return take
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The linear classifier; an Identity where there is none."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a fresh classifier in place, initialised as at build, on the model's device, dtype and mode.
+
+        Args:
+            num_classes: 0 for none: the model then returns pooled features (B, head_hidden_size).
+            global_pool: None keeps the pooling; "" (with 0 classes) returns the map (B, num_features, H/32, W/32).
+
+        Raises:
+            UserError: classes without pooling.
+        """
+        _check_head(num_classes, self.head.global_pool.pool_type if global_pool is None else global_pool)
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
+        self.head_hidden_size = self.head.num_features
+        self.head.apply(self._init_weights)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: keep the input of each block and run it again in the backward pass."""
+        self.grad_checkpointing = enable
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's patterns for layer decay: one group a block, or one a stage with `coarse`; the head comes last.
+
+        A downsampling goes with the block behind it, a norm with what comes before it.
+        """
+        stage, with_previous = r"^stages\.(\d+)", (99999,)
+        fine = [
+            (stage + r"\.downsample", (0,)),
+            (stage + r"\.blocks\.(\d+)", None),
+            (stage + r"\.norm", with_previous),
+        ]
+        return {
+            "stem": r"^stages\.0\.downsample",
+            "blocks": [*([(stage, None)] if coarse else fine), (r"^norm\.", with_previous)],
+        }
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the authors do not decay, beyond vectors and biases, which timm exempts."""
+        return set()
+
+
+def _check_head(num_classes: int, global_pool: str) -> None:
+    if num_classes and not global_pool:
+        raise UserError(f"global_pool is '' with num_classes {num_classes}: a map takes no classifier, num_classes=0")
+
+
+def check_size(x: Tensor) -> None:
+    """Refuse an image (B, C, H, W) with a side below 32 pixels; silent where shapes are symbols, not numbers.
+
+    Raises:
+        UserError: says the size and the limit.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy):
+        return
+    height, width = x.shape[-2:]
+    if min(height, width) < MIN_SIZE:
+        raise UserError(f"an image of {height}x{width} pixels is too small: no side may be below {MIN_SIZE}")
+
+
+def drop_path_ramp(rate: float, depths: Sequence[int], stages: int = 4) -> list[list[float]]:
+    """Drop path rates by stage and block: a straight line from 0 at the first block to `rate` at the last.
+
+    Raises:
+        UserError: `depths` does not give a number of blocks for each stage.
+    """
+    if len(depths) != stages or min(depths) < 1:
+        raise UserError(f"depths is {tuple(depths)}; it takes {stages} numbers of blocks, 1 or more each")
+    return calculate_drop_path_rates(rate, list(depths), stagewise=True)
+
+
+def init_conv_fan_out_(conv: nn.Conv2d) -> None:
+    """Weights normal with variance 2 / fan out, where groups divide the fan (torch's own Kaiming does not), bias 0."""
+    fan_out = conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels // conv.groups
+    nn.init.normal_(conv.weight, std=math.sqrt(2 / fan_out))
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def weights_cfg(**entries: Any) -> dict[str, Any]:
+    """timm's description of one set of weights: ImageNet-1K at 224 pixels, changed by `entries`."""
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "min_input_size": (3, MIN_SIZE, MIN_SIZE),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stages.0.downsample.conv",
+        "classifier": "head.fc",
+        **entries,
+    }
+
+
+def build(
+    cls: type[PyramidT],
+    name: str,
+    pretrained: bool,
+    checkpoint_filter_fn: Callable[[Mapping[str, Any], PyramidT], dict[str, Tensor]],
+    **kwargs: Any,
+) -> PyramidT:
+    """Build a registered model through timm, so that tags, weights, overlays and `features_only` do what timm says.
+
+    `features_only` models get no classifier at all, and their maps come from `forward_intermediates`.
+    """
+    if kwargs.get("features_only"):
+        kwargs.setdefault("num_classes", 0)
+    return build_model_with_cfg(
+        cls,
+        name,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True},
+        **kwargs,
+    )
+
+
+def convert_keys(
+    checkpoint: Mapping[str, Any], model: Pyramid, rename: Callable[[str], str | None]
+) -> dict[str, Tensor]:
+    """Turn any layout of a checkpoint into the state dict of `model`, or say why it cannot be that.
+
+    timm stops being strict as soon as features are asked for or the number of classes differs, so the check is here:
+    every key of the trunk must be in the file, in its shape, and no other. What a detector's file lacks, head and final
+    norm, is filled in from `model` and logged. `model.pretrained_cfg["num_classes"]` is set to the file's own count, so
+    that timm keeps the head exactly where the counts agree.
+
+    Args:
+        checkpoint: flat or nested as `find_weights` takes it. Where keys start with `backbone.`, only those count: the
+            others are a detector's neck and heads.
+        model: as built, before any adaptation.
+        rename: an authors' key -> ours; a key that is ours -> itself; a key to leave out (output norms) -> None.
+
+    Raises:
+        UserError: keys are missing, unknown or of another shape; names the first of each.
+    """
+    weights = find_weights(checkpoint)
+    inner = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
+    given: dict[str, Tensor] = {}
+    old_names: dict[str, str] = {}
+    for key, value in (inner or weights).items():
+        new = rename(key)
+        if new is not None:
+            given[new], old_names[new] = value, key
+    own = model.state_dict()
+    _check_trunk(model, given, own, old_names)
+    _settle_head(model, given)
+    return {key: given.get(key, value) for key, value in own.items()}
+
+
+def _check_trunk(
+    model: Pyramid, given: Mapping[str, Tensor], own: Mapping[str, Tensor], old_names: Mapping[str, str]
+) -> None:
+    """Refuse a file whose trunk is not the model's; the head may differ, and the image's number of channels."""
+    optional = (_HEAD,) if any(key.startswith(_HEAD) for key in given) else (_HEAD, _NORM)
+    missing = [k for k in own if k not in given and not k.startswith(optional) and not k.endswith(_COUNTER)]
+    unknown = [old_names[k] for k in given if k not in own and not k.startswith(_HEAD)]
+    first_conv = next(iter(own))
+    reshaped = []
+    for key in own:
+        if key in given and not key.startswith(_HEAD):
+            theirs, ours = list(given[key].shape), list(own[key].shape)
+            if key == first_conv:
+                theirs[1:2] = ours[1:2]
+            if theirs != ours:
+                reshaped.append(f"{key} {tuple(theirs)} for {tuple(ours)}")
+    faults = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
+    said = "; ".join(f"{len(keys)} keys are {what} ({_some(keys)})" for what, keys in faults.items() if keys)
+    if said:
+        raise UserError(f"the checkpoint does not fit {_name(model)}: {said}")
+
+
+def _settle_head(model: Pyramid, given: dict[str, Tensor]) -> None:
+    """Take a head of the wrong size out of `given`, tell timm the file's number of classes, log what stays fresh."""
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    weight = given.get("head.fc.weight")
+    if weight is None:
+        parts = [
+            part for part, there in (("head", model.num_classes), ("final norm", model.norm.state_dict())) if there
+        ]
+        if parts:
+            _logger.warning("%s: the checkpoint is a trunk alone; %s as initialised", _name(model), " and ".join(parts))
+        return
+    expected, found = cfg.get("num_classes", model.num_classes), len(weight)
+    if cfg:
+        cfg["num_classes"] = found
+    if found != model.num_classes:
+        for key in [key for key in given if key.startswith(_HEAD)]:
+            del given[key]
+        if model.num_classes:
+            level = logging.INFO if found == expected else logging.WARNING
+            said = "%s: the checkpoint's head has %d classes, the model's %d; the head stays as initialised"
+            _logger.log(level, said, _name(model), found, model.num_classes)
+
+
+def _name(model: Pyramid) -> str:
+    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
