@@ -1,0 +1,66 @@
+# The project's commands; README says what to type without make.
+#
+#   make demo       train, evaluate, draw and export van_b0 on real digits: work_dirs/demo
+#   make test       the tests, at most 25 minutes on two cores
+#   make test-all   the slow tests too, and the backbones' tests on the lowest timm that setup.cfg admits
+#   make lint       ruff and pyright
+#   make dist       sdist and wheel in dist/, checked
+#
+# The first call fills .venv, later calls reuse it. VENV and PYTHON choose others: make test VENV=.venv-312 PYTHON=python3.12
+
+VENV := .venv
+usable := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON := $(shell for p in python3.11 python3.12 python3; do $$p -c '$(usable)' 2>/dev/null && { echo $$p; break; }; done)
+module = $(VENV)/bin/python -P -m
+
+EXTRAS.demo := train,export
+EXTRAS.test := train,export,data,dev
+
+.PHONY: demo test test-all lint dist env-demo env-test
+
+demo: env-demo
+	@$(VENV)/bin/python tools/demo.py
+
+test: env-test
+	$(module) pytest -n 2 -m "not all"
+
+test-all: env-test
+	$(module) pytest -n 2
+	$(lowest_timm)
+
+lint: env-test
+	$(module) ruff check
+	$(module) ruff format --check
+	@mkdir -p $(VENV)/src && ln -sfn '$(CURDIR)' $(VENV)/src/vertebra  # pyproject.toml says what pyright needs it for
+	$(module) pyright --pythonpath $(VENV)/bin/python
+
+dist: env-test
+	rm -rf dist
+	$(module) build --no-isolation
+	$(module) twine check --strict dist/*
+
+# A stamp inside VENV holds what it was filled from, so content decides and not a file's date, and a clone that was moved
+# or copied is installed again. `.unfinished` stands while pip runs: what an interrupted installation left is thrown away.
+env-demo env-test:
+	@stamp() { echo '$(CURDIR)'; cat setup.cfg constraints.txt; }; \
+	for have in $(@:env-%=%) test; do stamp | cmp -s - $(VENV)/$$have.stamp && exit 0; done; \
+	if [ -e $(VENV)/.unfinished ]; then echo 'The last installation into $(VENV) was interrupted: starting afresh.'; rm -rf $(VENV); fi; \
+	if [ ! -x $(VENV)/bin/python ]; then \
+	  '$(PYTHON)' -c '$(usable)' 2>/dev/null || { echo 'No Python of version 3.11 or newer with the modules venv and ensurepip (Debian and' \
+	    'Ubuntu: apt install python3-venv) was found; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python' >&2; exit 1; }; \
+	fi; \
+	set -e; mkdir -p $(VENV); touch $(VENV)/.unfinished; rm -f $(VENV)/*.stamp; \
+	[ -x $(VENV)/bin/python ] || '$(PYTHON)' -m venv $(VENV); \
+	echo 'Installing vertebra[$(EXTRAS.$(@:env-%=%))] into $(VENV) ...'; \
+	$(VENV)/bin/python -m pip --disable-pip-version-check install -e '.[$(EXTRAS.$(@:env-%=%))]' -c constraints.txt; \
+	stamp > $(VENV)/$(@:env-%=%).stamp; rm $(VENV)/.unfinished
+
+# The pinned environment with one package exchanged: a folder that stands before site-packages.
+timm_bound = $(shell sed -n 's/^ *timm>=//p' setup.cfg)
+lowest := $(VENV)/lowest-timm
+define lowest_timm
+	[ -d $(lowest)/timm-$(timm_bound).dist-info ] || { rm -rf $(lowest) && \
+	  $(module) pip install --no-deps --target $(lowest) timm==$(timm_bound); }
+	PYTHONPATH=$(lowest) $(VENV)/bin/python -P -c 'import timm; assert timm.__version__ == "$(timm_bound)", timm.__version__'
+	PYTHONPATH=$(lowest) $(module) pytest -n 2 tests/backbones
+endef

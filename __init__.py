@@ -1,0 +1,20 @@
+"""vertebra: hierarchical vision backbones for timm, mmdetection and mmsegmentation.
+
+Importing it registers the backbones with timm, and nothing else:
+
+    import timm, vertebra
+
+    model = timm.create_model("van_b0", features_only=True)
+"""
+
+if __name__ != "__init__":  # pytest imports this file by that bare name where the clone's folder is no identifier
+    from importlib.metadata import PackageNotFoundError, version
+
+    from . import backbones
+
+    try:
+        __version__ = version("vertebra")
+    except PackageNotFoundError:  # a checkout put on the path without being installed
+        __version__ = "0+unknown"
+
+    __all__ = ["__version__", "backbones"]
