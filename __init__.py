@@ -7,7 +7,7 @@ Importing it registers the backbones with timm, and nothing else:
     model = timm.create_model("van_b0", features_only=True)
 """
 
-if __name__ != "__init__":  # pytest imports this file by that bare name where the clone's folder is no identifier
+if __name__ == "vertebra":  # pytest imports this file a second time, by the name of the clone's folder
     from importlib.metadata import PackageNotFoundError, version
 
     from . import backbones

@@ -87,7 +87,7 @@ for name in {modules}:
 
 
 def test_version_stands_in_setup_cfg_alone(tracked: list[str]) -> None:
-    assigned = re.compile(r"""^\s*(__version__|version)\s*=\s*["']?\d""", re.MULTILINE)
+    assigned = re.compile(r"""^\s*(__version__|version)\s*=\s*["']?\d+\.\d""", re.MULTILINE)
     texts = [name for name in tracked if name.endswith((".py", ".cfg", ".toml"))]
     assert [name for name in texts if assigned.search((ROOT / name).read_text(encoding="utf-8"))] == ["setup.cfg"]
 
