@@ -51,8 +51,9 @@ env-demo env-test:
 	fi; \
 	set -e; mkdir -p $(VENV); touch $(VENV)/.unfinished; rm -f $(VENV)/*.stamp; \
 	[ -x $(VENV)/bin/python ] || '$(PYTHON)' -m venv $(VENV); \
-	echo 'Installing vertebra[$(EXTRAS.$(@:env-%=%))] into $(VENV) ...'; \
-	$(VENV)/bin/python -m pip --disable-pip-version-check install -e '.[$(EXTRAS.$(@:env-%=%))]' -c constraints.txt; \
+	[ -t 1 ] && quiet= || quiet=--quiet; \
+	echo 'Installing vertebra[$(EXTRAS.$(@:env-%=%))] into $(VENV): minutes, and 6 GB of disk, because PyTorch brings CUDA along ...'; \
+	$(VENV)/bin/python -m pip --disable-pip-version-check install $$quiet -e '.[$(EXTRAS.$(@:env-%=%))]' -c constraints.txt; \
 	stamp > $(VENV)/$(@:env-%=%).stamp; rm $(VENV)/.unfinished
 
 # The pinned environment with one package exchanged: a folder that stands before site-packages.

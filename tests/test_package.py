@@ -1,4 +1,4 @@
-"""What is installed: the wheel and the sdist against the tracked files, the version, the documents and what they point to."""
+"""What gets installed: wheel and sdist against the tracked files, the version, the documents and what they point to."""
 
 import configparser
 import os
@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 import vertebra
 
 ROOT = Path(__file__).parents[1]
