@@ -1,0 +1,263 @@
+"""export_onnx: files that agree with PyTorch at sizes they were not traced at, or a sentence and no file."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+import vertebra
+from safetensors.torch import save_file
+from torch import nn
+from vertebra.backbones._errors import UserError
+from vertebra.tools import export_onnx
+from vertebra.tools._classifier import Classifier
+from vertebra.tools._common import run_tool
+
+LABELS = ["zero", "one", "two"]
+
+
+@pytest.fixture(scope="module")
+def small() -> Classifier:
+    """A VAN of one block a stage with random drop path, three named classes, evaluated at 64 pixels."""
+    torch.manual_seed(0)
+    model = timm.create_model("van_b0", depths=(1, 1, 1, 1), num_classes=3, drop_path_rate=0.5)
+    return Classifier("van_b0", model, LABELS, changes={"input_size": (3, 64, 64), "crop_pct": 1.0})
+
+
+@pytest.fixture(scope="module")
+def exported(small: Classifier, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, export_onnx.Report]:
+    """The classifier's file and report; the model stood in training mode before."""
+    out = tmp_path_factory.mktemp("export") / "new" / "van.onnx"
+    small.model.train()
+    return out, export_onnx.export(small, out)
+
+
+def run(path: Path, images: torch.Tensor) -> list[torch.Tensor]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(x) for x in session.run(None, {"image": images.numpy()})]
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-4 * expected.std()
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+# ---- what is exported
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (5, 3, 97, 35), (2, 3, 32, 160)])
+def test_answers_as_pytorch_at_sizes_that_nothing_was_traced_or_checked_at(
+    small: Classifier, exported: tuple[Path, export_onnx.Report], shape: tuple[int, ...]
+) -> None:
+    images = noise(*shape)
+    with torch.inference_mode():
+        expected = small.model.eval()(images)
+    assert_close(run(exported[0], images)[0], expected)
+
+
+def test_reports_the_largest_difference_at_two_sizes_and_two_batch_sizes(
+    exported: tuple[Path, export_onnx.Report],
+) -> None:
+    out, report = exported
+    assert [check.shape for check in report.checks] == [(3, 3, 171, 259), (2, 3, 203, 333)]
+    assert 0 < report.difference <= 1e-4
+    assert f"{report.difference:.1e}" in str(report)
+    assert (report.file, report.data_file, report.outputs) == (out, None, ("logits",))
+
+
+def test_file_is_one_file_with_nothing_beside_it(exported: tuple[Path, export_onnx.Report]) -> None:
+    assert list(exported[0].parent.iterdir()) == [exported[0]]
+
+
+def test_file_names_its_model_labels_and_image_preparation(exported: tuple[Path, export_onnx.Report]) -> None:
+    session = onnxruntime.InferenceSession(exported[0], providers=["CPUExecutionProvider"])
+    known = export_onnx.read_metadata(session.get_modelmeta().custom_metadata_map)
+    assert known == {
+        "model_name": "van_b0",
+        "task": "classification",
+        "labels": LABELS,
+        "input_size": [3, 64, 64],
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "vertebra": vertebra.__version__,
+    }
+
+
+def test_file_says_nothing_of_the_machine_that_wrote_it(exported: tuple[Path, export_onnx.Report]) -> None:
+    content = exported[0].read_bytes()
+    assert b".py" not in content
+    assert b"stack_trace" not in content
+
+
+def test_file_holds_standard_operators_that_draw_no_numbers(exported: tuple[Path, export_onnx.Report]) -> None:
+    nodes = onnx.load(exported[0]).graph.node
+    assert {node.domain for node in nodes} <= {"", "ai.onnx"}
+    assert not [node.op_type for node in nodes if "Random" in node.op_type or node.op_type == "Dropout"]
+
+
+def test_features_are_the_maps_of_features_only_named_by_stride(small: Classifier, tmp_path: Path) -> None:
+    report = export_onnx.export(small, tmp_path / "maps.onnx", features=True)
+    images = noise(2, 3, 75, 110)
+    with torch.inference_mode():
+        maps = small.model.forward_intermediates(images, intermediates_only=True)
+    assert report.outputs == ("stride4", "stride8", "stride16", "stride32")
+    for found, expected in zip(run(tmp_path / "maps.onnx", images), maps, strict=True):
+        assert_close(found, expected)
+
+
+def test_model_of_one_size_needs_static_and_says_so(tmp_path: Path) -> None:
+    vit = Classifier("test_vit", timm.create_model("test_vit", num_classes=3))
+    with pytest.raises(UserError, match=r"test_vit cannot run on an image of 171x259 .*--static"):
+        export_onnx.export(vit, tmp_path / "vit.onnx")
+    report = export_onnx.export(vit, tmp_path / "vit.onnx", static=(160, 160))
+    assert [check.shape for check in report.checks] == [(3, 3, 160, 160), (2, 3, 160, 160)]
+    assert "fixed size" in str(report)
+
+
+def test_command_exports_a_checkpoint_and_prints_its_report_alone(
+    small: Classifier, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on the way: weights too large for one file lie beside it, and an older export is replaced."""
+    meta = {"model_name": "van_b0", "num_classes": 3, "options": {"depths": [1, 1, 1, 1]}, "labels": LABELS}
+    save_file(small.model.state_dict(), tmp_path / "w.safetensors", metadata={"vertebra": json.dumps(meta)})
+    out = tmp_path / "van.onnx"
+    monkeypatch.setattr(export_onnx, "ONE_FILE_LIMIT", 0)
+    checkpoint = str(tmp_path / "w.safetensors")
+    argv = ["van_b0", "--checkpoint", checkpoint, "--out", str(out), "--opset", "18", "--static", "64x96"]
+    assert run_tool(export_onnx.main, argv) == 0
+    printed, warned = capfd.readouterr()
+    assert warned == ""
+    assert printed.splitlines()[0].startswith(f"{out} and, as it is too large for one file, {out}.data")
+    assert len(printed.splitlines()) == 5
+    assert "opset 18" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["van.onnx", "van.onnx.data", "w.safetensors"]
+    images = noise(4, 3, 64, 96)
+    with torch.inference_mode():
+        assert_close(run(out, images)[0], small.model.eval()(images))
+
+
+# ---- what is not exported
+
+
+def test_result_that_differs_leaves_no_file_and_the_older_one_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = Classifier("test_resnet", _Scale(2.0))
+    out = tmp_path / "m.onnx"
+    export_onnx.export(tiny, out, static=(32, 32))
+    before = out.read_bytes()
+    tiny.model.factor.data *= 2
+    monkeypatch.setattr(export_onnx, "TOLERANCE", -1.0)
+    with pytest.raises(UserError, match=r"differs from PyTorch by .* of the output's standard deviation"):
+        export_onnx.export(tiny, out, static=(32, 32))
+    assert list(tmp_path.iterdir()) == [out]
+    assert out.read_bytes() == before
+
+
+def test_model_that_draws_random_numbers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"random numbers .*RandomUniform"):
+        export_onnx.export(Classifier("test_resnet", _Noisy(2.0)), tmp_path / "m.onnx", static=(32, 32))
+    assert not list(tmp_path.iterdir())
+
+
+class _Scale(nn.Module):
+    """The smallest network that counts as a classifier: (B, 3, H, W) -> (B, 3)."""
+
+    num_classes, pretrained_cfg = 3, {"input_size": (3, 32, 32)}
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor * x.mean((2, 3))
+
+
+class _Noisy(_Scale):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + torch.rand_like(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["van_b00", "--out", "m.onnx"], "no model 'van_b00' in timm or vertebra. Did you mean van_b0"),
+        (["van_b0", "--out", "m.onnx", "--static", "224"], "'224' is not a size"),
+        (["van_b0", "--out", "m.onnx", "--static", "0x64"], "'0x64' is not a size"),
+        (["van_b0", "--out", "m.onnx", "--opset", "17"], "--opset 17 cannot be written; from 18 to"),
+        (["van_b0", "--out", "m.onnx", "--opset", "999"], "--opset 999 cannot be written; from 18 to"),
+        (["van_b0", "--out", "folder"], "--out folder is a folder"),
+        (["van_b0", "--out", "text.txt"], "--out text.txt exists and is no ONNX file"),
+        (["van_b0", "--out", "text.txt/m.onnx"], "--out text.txt/m.onnx cannot be written: .*text.txt is no folder"),
+        (["van_b0", "--out", "m" * 300], "cannot be written: File name too long"),
+        (["imagenet/van_b00", "--out", "m.onnx"], "no config 'imagenet/van_b00'"),
+        (["van_b0", "--out", "m.onnx", "--checkpoint", "gone.pth"], "checkpoint gone.pth does not exist"),
+        (["van_b0", "--out", "m.onnx", "--checkpoint", "text.txt"], "text.txt is truncated or no checkpoint file"),
+        (["van_b0", "--out", "m.onnx", "--device", "toaster"], "--device toaster cannot be used here"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_touches_nothing(
+    argv: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.txt").write_text("precious")
+    assert run_tool(export_onnx.main, argv) == 2
+    message = [line for line in capsys.readouterr().err.splitlines() if "no --checkpoint given" not in line]
+    assert len(message) == 1
+    assert re.search(sentence, message[0])
+    assert (tmp_path / "text.txt").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "text.txt"]
+
+
+def test_missing_runtime_names_the_line_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert run_tool(export_onnx.main, ["van_b0", "--out", str(tmp_path / "m.onnx")]) == 2
+    assert 'pip install "vertebra[export]"' in capsys.readouterr().err
+
+
+# ---- how a difference is measured
+
+
+def test_difference_is_measured_in_standard_deviations_of_the_output() -> None:
+    expected = torch.tensor([1.0, -1.0] * 50) * 1e-20
+    assert export_onnx.difference(expected + 3e-24, expected) == pytest.approx(3e-4, rel=1e-2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_is_infinitely_far_from_anything(bad: float) -> None:
+    broken = torch.tensor([bad, 1.0])
+    assert export_onnx.difference(broken, torch.ones(2)) == np.inf
+    assert export_onnx.difference(broken, broken) == np.inf
+
+
+def test_constant_outputs_are_compared_by_their_size_and_zeros_equal_zeros() -> None:
+    assert export_onnx.difference(torch.zeros(4), torch.zeros(4)) == 0
+    assert export_onnx.difference(torch.full((4,), 5.0 + 1e-6), torch.full((4,), 5.0)) < 1e-4
+    assert export_onnx.difference(torch.full((4,), 5.1), torch.full((4,), 5.0)) > 1e-4
+    assert export_onnx.difference(torch.full((4,), 1e-9), torch.zeros(4)) == np.inf
+
+
+def test_help_ends_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        export_onnx.main(["--help"])
+    assert capsys.readouterr().out.rstrip().splitlines()[-1].startswith("  vertebra export_onnx van_b0")
