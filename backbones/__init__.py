@@ -2,4 +2,11 @@
 
 from . import van
 
-__all__ = ["van"]
+__all__ = ["model_names", "van"]
+
+_FAMILIES = (van,)
+
+
+def model_names() -> list[str]:
+    """Every name that vertebra added to timm's registry: family by family, small variants first."""
+    return [name for family in _FAMILIES for name in family.default_cfgs]

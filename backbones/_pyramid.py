@@ -141,8 +141,7 @@ class Pyramid(nn.Module):
         """
         if not torch.jit.is_scripting():
             check_size(x)
-            if output_fmt != "NCHW":
-                raise UserError(f"output_fmt is {output_fmt!r}; maps leave as 'NCHW' only")
+            _check_format(output_fmt)
         final = len(self.stages) - 1
         take, last = feature_take_indices(len(self.stages), indices)
         end = last if stop_early or intermediates_only else final
@@ -168,7 +167,6 @@ class Pyramid(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         cut = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
-        self.feature_info = self.feature_info[: last + 1]
         self.num_features = self.feature_info[last]["num_chs"]
         if prune_norm or cut:
             self.norm = nn.Identity()
@@ -230,6 +228,11 @@ class Pyramid(nn.Module):
 def _check_head(num_classes: int, global_pool: str) -> None:
     if num_classes and not global_pool:
         raise UserError(f"global_pool is '' with num_classes {num_classes}: a map takes no classifier, num_classes=0")
+
+
+def _check_format(output_fmt: str) -> None:
+    if output_fmt != "NCHW":
+        raise UserError(f"output_fmt is {output_fmt!r}; maps leave as 'NCHW', and in no other layout")
 
 
 def check_size(x: Tensor) -> None:

@@ -1,0 +1,556 @@
+"""timm's interface, row by row, for every name of ours (`name`), or the first of each family (`family`)."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.layers import DropPath, set_scriptable
+from timm.models import get_pretrained_cfg, group_parameters
+from timm.models._features_fx import get_notrace_functions, get_notrace_modules
+from timm.models._manipulate import reinit_non_persistent_buffers
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torchvision.models.feature_extraction import create_feature_extractor
+
+Build = Callable[..., Any]
+LEVELS = 4
+
+
+def image(*shape: int) -> Tensor:
+    return torch.randn(shape or (2, 3, 64, 64))
+
+
+# --- forward and backward ---
+
+
+@torch.no_grad()
+def test_logits_have_one_value_a_class_and_are_finite(small: Build, name: str) -> None:
+    logits = small(name)(image())
+    assert logits.shape == (2, timm.get_pretrained_cfg_value(name, "num_classes"))
+    assert logits.isfinite().all()
+
+
+def test_every_parameter_receives_a_gradient(small: Build, name: str) -> None:
+    model = small(name, num_classes=42).train()
+    model(image()).mean().backward()
+    without = [key for key, value in model.named_parameters() if value.grad is None or not value.grad.isfinite().all()]
+    assert without == []
+
+
+@torch.no_grad()
+def test_the_same_image_gives_the_same_logits(small: Build, family: str) -> None:
+    model, x = small(family), image()
+    assert torch.equal(model(x), model(x))
+
+
+@torch.no_grad()
+def test_an_image_has_the_same_logits_alone_and_in_a_batch(small: Build, family: str) -> None:
+    model, x = small(family), image()
+    torch.testing.assert_close(model(x[:1]), model(x)[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_forward_is_the_head_on_the_features(small: Build, name: str) -> None:
+    model, x = small(name), image()
+    with torch.no_grad():
+        assert torch.equal(model(x), model.forward_head(model.forward_features(x)))
+
+
+# --- any size ---
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 97), (203, 333)])
+@torch.no_grad()
+def test_maps_of_any_size_have_the_stride_they_announce(small: Build, name: str, size: tuple[int, int]) -> None:
+    model = small(name, features_only=True, device="meta")
+    maps = model(torch.empty(1, 3, *size, device="meta"))
+    for level, stride, channels in zip(
+        maps, model.feature_info.reduction(), model.feature_info.channels(), strict=True
+    ):
+        height, width = level.shape[2:]
+        assert level.shape[1] == channels
+        assert {height - size[0] // stride, width - size[1] // stride} <= {0, 1}  # rounded down or up
+
+
+@torch.no_grad()
+def test_an_odd_image_runs(small: Build, family: str) -> None:
+    assert small(family)(image(1, 3, 203, 333)).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(31, 64), (64, 31), (1, 1)])
+def test_an_image_below_32_pixels_is_refused_in_a_sentence(small: Build, name: str, size: tuple[int, int]) -> None:
+    model = small(name, device="meta")
+    x = torch.empty(1, 3, *size, device="meta")
+    for call in (model, model.forward_features, model.forward_intermediates):
+        with pytest.raises(ValueError, match=rf"{size[0]}x{size[1]} pixels is too small.*32"):
+            call(x)
+
+
+@torch.no_grad()
+def test_an_empty_batch_gives_empty_logits_and_maps(small: Build, family: str) -> None:
+    model = small(family)
+    assert model(image(0, 3, 64, 64)).shape == (0, model.num_classes)
+    assert [len(level) for level in model.forward_intermediates(image(0, 3, 64, 64))[1]] == [0] * LEVELS
+
+
+# --- what the registry says of the weights ---
+
+
+def test_every_tag_describes_its_weights_fully(name: str) -> None:
+    tags = [tagged for tagged in timm.list_models(f"{name}.*", include_tags=True) if "." in tagged]
+    assert tags
+    for tagged in tags:
+        cfg = get_pretrained_cfg(tagged)
+        assert cfg.license
+        assert cfg.paper_ids
+        assert cfg.origin_url
+        assert len(cfg.mean) == len(cfg.std) == 3
+        assert cfg.interpolation == "bicubic"
+        assert 0.8 < cfg.crop_pct <= 1
+
+
+def test_the_default_tag_is_the_one_with_1000_classes_at_the_native_size(name: str) -> None:
+    cfg = get_pretrained_cfg(name)
+    assert cfg.num_classes == 1000
+    assert cfg.input_size == (3, *[384 if "384" in name else 256 if "256" in name else 224] * 2)
+
+
+def test_a_tagged_name_builds_the_model_its_tag_describes(small: Build, name: str) -> None:
+    for tagged in timm.list_models(f"{name}.*", include_tags=True):
+        model = small(tagged, device="meta")
+        assert model.pretrained_cfg["tag"] == tagged.partition(".")[2]
+        assert model.num_classes == get_pretrained_cfg(tagged).num_classes
+
+
+@torch.no_grad()
+def test_the_map_at_the_native_size_is_the_pool_size_of_the_cfg(small: Build, name: str) -> None:
+    for tagged in timm.list_models(f"{name}.*", include_tags=True):
+        model = small(tagged, device="meta")
+        cfg = model.pretrained_cfg
+        features = model.forward_features(torch.empty(1, *cfg["input_size"], device="meta"))
+        assert features.shape == (1, model.num_features, *cfg["pool_size"])
+
+
+def test_first_conv_and_classifier_of_the_cfg_are_parameters(small: Build, name: str) -> None:
+    model = small(name, device="meta")
+    for part in ("first_conv", "classifier"):
+        assert isinstance(model.get_submodule(model.pretrained_cfg[part]).weight, nn.Parameter)
+
+
+def test_hints_on_the_model_are_those_timm_reads(small: Build, name: str) -> None:
+    model = small(name, device="meta", in_chans=4, num_classes=7, drop_rate=0.25)
+    assert (model.in_chans, model.num_classes, model.drop_rate, model.grad_checkpointing) == (4, 7, 0.25, False)
+
+
+# --- the head ---
+
+
+@torch.no_grad()
+def test_pre_logits_have_the_announced_width(small: Build, name: str) -> None:
+    model = small(name)
+    features = model.forward_features(image())
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+
+
+@pytest.mark.parametrize("how", ["reset", "built"])
+@torch.no_grad()
+def test_without_classes_the_model_returns_what_stands_before_the_classifier(small: Build, name: str, how: str) -> None:
+    model = small(name) if how == "reset" else small(name, num_classes=0)
+    if how == "reset":
+        model.reset_classifier(0)
+    x = image()
+    assert model.num_classes == 0
+    assert torch.equal(model(x), model.forward_head(model.forward_features(x), pre_logits=True))
+    assert not list(model.get_classifier().parameters())
+
+
+@pytest.mark.parametrize("how", ["reset", "built"])
+@torch.no_grad()
+def test_without_classes_and_pooling_the_model_returns_the_map(small: Build, name: str, how: str) -> None:
+    model = small(name) if how == "reset" else small(name, num_classes=0, global_pool="")
+    if how == "reset":
+        model.reset_classifier(0, "")
+    x = image()
+    assert model(x).ndim == 4
+    assert torch.equal(model(x), model.forward_features(x))
+
+
+def test_classes_without_pooling_are_refused_in_a_sentence(small: Build, family: str) -> None:
+    with pytest.raises(ValueError, match=r"global_pool.*10"):
+        small(family, num_classes=10, global_pool="", device="meta")
+    with pytest.raises(ValueError, match=r"global_pool.*10"):
+        small(family, device="meta").reset_classifier(10, "")
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax", "fast"])
+@torch.no_grad()
+def test_every_pooling_of_timm_works_built_in_and_put_in_later(small: Build, family: str, pool: str) -> None:
+    later = small(family, num_classes=0, global_pool="")
+    later.reset_classifier(10, pool)
+    for model in (small(family, num_classes=10, global_pool=pool), later):
+        assert model(image()).shape == (2, 10)
+        assert model.forward_head(model.forward_features(image()), pre_logits=True).shape == (2, model.head_hidden_size)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_new_classifier_has_the_dtype_and_mode_of_the_model(small: Build, name: str, training: bool) -> None:
+    model = small(name, num_classes=0, dtype=torch.float64).train(training)
+    model.reset_classifier(11)
+    classifier = model.get_classifier()
+    assert classifier.weight.dtype == torch.float64
+    assert all(module.training == training for module in model.modules())
+    assert model.num_classes == 11
+
+
+def test_a_new_classifier_is_on_the_device_of_the_model(small: Build, name: str) -> None:
+    model = small(name, device="meta")
+    model.reset_classifier(11)
+    assert model.get_classifier().weight.is_meta
+
+
+def test_a_new_classifier_starts_as_one_built_with_the_model(small: Build, family: str) -> None:
+    model = small(family, num_classes=2000)
+    built = copy.deepcopy(model.get_classifier())
+    model.reset_classifier(2000)
+    new = model.get_classifier()
+    assert new.weight.std().item() == pytest.approx(built.weight.std().item(), rel=0.05)
+    assert torch.equal(new.bias, built.bias)
+
+
+@torch.no_grad()
+def test_dropout_before_the_classifier_acts_in_training_only(small: Build, family: str) -> None:
+    model = small(family, num_classes=10, drop_rate=0.5)
+    features = model.forward_features(image())
+    assert torch.equal(model.forward_head(features), model.forward_head(features))
+    model.head.train()
+    assert not torch.equal(model.forward_head(features), model.forward_head(features))
+
+
+# --- features ---
+
+
+def test_feature_info_names_modules_strides_and_channels(small: Build, name: str) -> None:
+    model = small(name, device="meta")
+    assert [level["reduction"] for level in model.feature_info] == [4, 8, 16, 32]
+    assert all(level["num_chs"] > 0 and model.get_submodule(level["module"]) for level in model.feature_info)
+
+
+@pytest.mark.parametrize("indices", [(0, 1, 2, 3), (3,), (0, 2), (-1,), (-3, -1), (1,), 2, (3, 0)])
+@torch.no_grad()
+def test_features_come_as_asked_for(small: Build, name: str, indices: int | tuple[int, ...]) -> None:
+    model = small(name, features_only=True, out_indices=indices, device="meta")
+    maps = model(torch.empty(2, 3, 64, 96, device="meta"))
+    wanted = list(range(LEVELS))[-indices:] if isinstance(indices, int) else [i % LEVELS for i in indices]
+    strides = [4 * 2**i for i in wanted]
+    assert [tuple(level.shape[2:]) for level in maps] == [(64 // s, 96 // s) for s in strides]
+    assert model.feature_info.reduction() == strides
+    assert model.feature_info.channels() == [level.shape[1] for level in maps]
+
+
+@pytest.mark.parametrize("feature_cls", ["list", "dict", "hook", "fx"])
+@torch.no_grad()
+def test_every_feature_wrapper_of_timm_gives_the_same_maps(small: Build, family: str, feature_cls: str) -> None:
+    x = image()
+    maps, expected = (
+        small(family, features_only=True, feature_cls=wrapper, out_indices=(1, 3))(x)
+        for wrapper in (feature_cls, "getter")
+    )
+    maps = list(maps.values()) if isinstance(maps, dict) else maps
+    assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
+
+
+def test_a_feature_extractor_carries_no_part_that_its_maps_do_not_need(small: Build, name: str) -> None:
+    model = small(name, features_only=True, out_indices=(0, 1), num_classes=10)
+    torch.stack([level.mean() for level in model(image())]).sum().backward()
+    assert [key for key, value in model.named_parameters() if value.grad is None] == []
+
+
+@torch.no_grad()
+def test_intermediates_end_with_exactly_the_features(small: Build, name: str) -> None:
+    model, x = small(name), image()
+    final, maps = model.forward_intermediates(x)
+    assert torch.equal(final, model.forward_features(x))
+    assert [level.shape[1] for level in maps] == [level["num_chs"] for level in model.feature_info]
+    assert len(maps) == len(model.feature_info)
+
+
+@torch.no_grad()
+def test_intermediates_are_selected_by_number_and_by_negative_number(small: Build, family: str) -> None:
+    model, x = small(family), image()
+    _, every = model.forward_intermediates(x)
+    for indices, wanted in ((None, [0, 1, 2, 3]), (1, [3]), (3, [1, 2, 3]), ([0, -1], [0, 3]), ([2, 0], [2, 0])):
+        _, maps = model.forward_intermediates(x, indices=indices)
+        assert all(torch.equal(a, every[i]) for a, i in zip(maps, wanted, strict=True))
+
+
+@torch.no_grad()
+def test_intermediates_normed_end_with_the_features(small: Build, name: str) -> None:
+    model, x = small(name), image()
+    final, maps = model.forward_intermediates(x, norm=True)
+    assert torch.equal(maps[-1], final)
+
+
+@torch.no_grad()
+def test_intermediates_can_stop_early_and_come_alone(small: Build, family: str) -> None:
+    model, x = small(family), image()
+    _, every = model.forward_intermediates(x)
+    for stage in model.stages[2:]:
+        stage.register_forward_pre_hook(lambda *_: pytest.fail("a stage behind the last map has run"))
+    last, maps = model.forward_intermediates(x, indices=[0, 1], stop_early=True)
+    alone = model.forward_intermediates(x, indices=[0, 1], intermediates_only=True)
+    assert torch.equal(last, every[1])
+    for given in (maps, alone):
+        assert all(torch.equal(a, b) for a, b in zip(given, every[:2], strict=True))
+
+
+def test_intermediates_leave_in_no_other_layout_and_say_so(small: Build, name: str) -> None:
+    with pytest.raises(ValueError, match=r"NHWC.*NCHW"):
+        small(name, device="meta").forward_intermediates(torch.empty(1, 3, 64, 64, device="meta"), output_fmt="NHWC")
+
+
+@pytest.mark.parametrize("indices", [(0, 1), [1], 1, [-2]])
+@torch.no_grad()
+def test_pruning_keeps_the_maps_and_drops_the_rest(small: Build, name: str, indices: Any) -> None:
+    model, x = small(name), image()
+    _, maps = model.forward_intermediates(x, indices=indices)
+    taken = model.prune_intermediate_layers(indices, prune_norm=True)
+    assert taken == ([3] if indices == 1 else [i % LEVELS for i in indices])
+    assert len(model.stages) == max(taken) + 1
+    assert model.num_features == model.head_hidden_size == model.feature_info[max(taken)]["num_chs"]
+    kept = model.forward_intermediates(x, indices=taken, intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(kept, maps, strict=True))
+    assert torch.equal(model(x), kept[-1])
+
+
+@torch.no_grad()
+def test_a_pruned_model_takes_a_new_classifier(small: Build, name: str) -> None:
+    model = small(name)
+    model.prune_intermediate_layers([1])
+    model.reset_classifier(5, "avg")
+    assert model(image()).shape == (2, 5)
+
+
+# --- training ---
+
+
+def test_checkpointing_changes_neither_outputs_nor_gradients(small: Build, name: str) -> None:
+    plain = small(name, num_classes=10).train()
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    assert saving.grad_checkpointing
+    x = image()
+    outputs, gradients = [], []
+    for model in (plain, saving):
+        final, maps = model.forward_intermediates(x)
+        model(x).square().sum().backward()
+        outputs.append([final, *maps])
+        gradients.append([value.grad for value in model.parameters()])
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+
+
+def test_checkpointing_keeps_fewer_tensors_for_the_backward_pass(small: Build, family: str) -> None:
+    model = small(family, num_classes=10).train()
+
+    def kept() -> int:
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            model(image())
+        return sum(sizes)
+
+    plain = kept()
+    model.set_grad_checkpointing()
+    saving = kept()
+    model.set_grad_checkpointing(False)
+    assert saving < plain / 2
+    assert kept() == plain
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_every_parameter_but_the_heads_falls_in_a_group_of_its_own_depth(small: Build, name: str, coarse: bool) -> None:
+    model = small(name, device="meta")
+    groups = group_parameters(model, model.group_matcher(coarse=coarse))
+    head = [f"head.{key}" for key, _ in model.head.named_parameters()]
+    assert groups[max(groups)] == head  # what matches nothing lands with the head
+    assert sorted(key for keys in groups.values() for key in keys) == sorted(dict(model.named_parameters()))
+    first = [
+        min(int(key.split(".")[1]) for key in keys if key.startswith("stages.")) for keys in list(groups.values())[:-1]
+    ]
+    assert first == sorted(first)
+
+
+def test_layer_decay_gives_the_stem_least_and_the_head_most(small: Build, name: str) -> None:
+    model = small(name, device="meta")
+    groups = param_groups_layer_decay(model, layer_decay=0.5, no_weight_decay_list=model.no_weight_decay())
+    scale = {id(value): group["lr_scale"] for group in groups for value in group["params"]}
+    parameters = list(model.parameters())
+    assert len(scale) == len(parameters)
+    assert scale[id(parameters[0])] == min(scale.values())
+    assert scale[id(model.get_classifier().weight)] == 1
+    assert len(set(scale.values())) == 2 + sum(len(stage.blocks) for stage in model.stages)  # stem, blocks, head
+
+
+def test_parameters_exempt_from_decay_exist_and_are_not_decayed(small: Build, name: str) -> None:
+    model = small(name, device="meta")
+    named = dict(model.named_parameters())
+    exempt = model.no_weight_decay()
+    assert exempt <= set(named)
+    groups = param_groups_weight_decay(model, 0.1, no_weight_decay_list=exempt)
+    decayed = {id(value) for group in groups if group["weight_decay"] for value in group["params"]}
+    assert not any(id(named[key]) in decayed for key in exempt)
+
+
+def test_drop_path_rises_from_0_to_its_rate_over_the_blocks(small: Build, name: str) -> None:
+    model = small(name, drop_path_rate=0.3, device="meta")
+    rates = [
+        max((part.drop_prob for part in block.modules() if isinstance(part, DropPath)), default=0.0)
+        for stage in model.stages
+        for block in stage.blocks
+    ]
+    assert rates == pytest.approx([0.3 * i / (len(rates) - 1) for i in range(len(rates))])
+
+
+# --- devices, precisions, layouts ---
+
+
+def test_a_model_is_built_in_the_dtype_asked_for(small: Build, name: str) -> None:
+    tensors = small(name, dtype=torch.bfloat16, device="meta").state_dict()
+    assert {value.dtype for value in tensors.values() if value.is_floating_point()} == {torch.bfloat16}
+    assert all(value.is_meta for value in tensors.values())
+
+
+@torch.no_grad()
+def test_a_model_made_without_memory_and_filled_later_is_the_same_model(small: Build, name: str) -> None:
+    real, later = small(name), small(name, device="meta").to_empty(device="cpu")
+    reinit_non_persistent_buffers(later)
+    later.load_state_dict(real.state_dict())
+    x = image()
+    assert torch.equal(real(x), later(x))
+
+
+@torch.no_grad()
+def test_bfloat16_weights_give_finite_bfloat16_logits(small: Build, name: str) -> None:
+    logits = small(name).to(torch.bfloat16)(image().bfloat16())
+    assert logits.dtype == torch.bfloat16
+    assert logits.isfinite().all()
+
+
+def test_bfloat16_autocast_stays_close_and_trains(small: Build, family: str) -> None:
+    model, x = small(family, num_classes=10), image()
+    with torch.no_grad():
+        expected = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    assert (logits - expected).abs().max() <= 0.1 * expected.std()
+    logits.float().square().sum().backward()
+    assert all(value.grad.isfinite().all() for value in model.parameters())
+
+
+@torch.no_grad()
+def test_channels_last_gives_the_same_logits_and_maps(small: Build, name: str) -> None:
+    model, x = small(name), image(2, 3, 64, 96)
+    expected = model(x), model.forward_intermediates(x, intermediates_only=True)
+    model = model.to(memory_format=torch.channels_last)
+    x = x.to(memory_format=torch.channels_last)
+    given = model(x), model.forward_intermediates(x, intermediates_only=True)
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chans", [1, 4])
+@torch.no_grad()
+def test_images_may_have_another_number_of_channels(small: Build, name: str, chans: int) -> None:
+    assert small(name, in_chans=chans)(image(2, chans, 64, 64)).isfinite().all()
+
+
+@torch.no_grad()
+def test_a_model_survives_copying_and_pickling(small: Build, family: str) -> None:
+    model, x = small(family), image()
+    expected = model(x)
+    assert torch.equal(copy.deepcopy(model)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
+
+
+# --- scripts, graphs, compilers ---
+
+
+@torch.no_grad()
+def test_a_scripted_model_is_the_same_at_two_sizes(small: Build, family: str) -> None:
+    with set_scriptable(True):
+        model = small(family)
+    scripted = torch.jit.script(model)
+    for x in (image(), image(1, 3, 77, 96)):
+        torch.testing.assert_close(scripted(x), model(x))
+
+
+@torch.no_grad()
+def test_a_scripted_feature_extractor_gives_the_same_maps(small: Build, family: str) -> None:
+    with set_scriptable(True):
+        model = small(family, features_only=True, out_indices=(1, 3))
+    x = image(1, 3, 64, 96)
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))
+
+
+def traced(model: nn.Module) -> nn.Module:
+    """The model as torchvision's feature extraction sees it: one fx graph that ends in the logits."""
+    options = {
+        "leaf_modules": list(get_notrace_modules()),
+        "autowrap_functions": list(get_notrace_functions()),
+    }
+    return create_feature_extractor(model, {"head": "logits"}, tracer_kwargs=options)
+
+
+@torch.no_grad()
+def test_an_fx_graph_gives_bitwise_the_same_logits(small: Build, family: str) -> None:
+    model, x = small(family), image(1, 3, 96, 64)
+    assert torch.equal(traced(model)(x)["logits"], model(x))
+
+
+def test_an_fx_graph_sends_a_gradient_to_every_parameter(small: Build, family: str) -> None:
+    graph = traced(small(family, num_classes=42).train())
+    graph(image())["logits"].mean().backward()
+    assert [key for key, value in graph.named_parameters() if value.grad is None] == []
+
+
+@torch.no_grad()
+def test_an_fx_graph_can_be_scripted(small: Build, family: str) -> None:
+    with set_scriptable(True):
+        model = small(family)
+    x = image()
+    torch.testing.assert_close(torch.jit.script(traced(model))(x)["logits"], model(x))
+
+
+@pytest.mark.parametrize("features_only", [False, pytest.param(True, marks=pytest.mark.all)])
+@torch.no_grad()
+def test_compiling_gives_one_graph_and_a_second_size_at_most_one_more(
+    small: Build, family: str, features_only: bool
+) -> None:
+    torch.compiler.reset()
+    model, counter = small(family, features_only=features_only), CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for x in (image(2, 3, 64, 64), image(2, 3, 96, 77)):
+        torch.testing.assert_close(compiled(x), model(x))
+    assert counter.frame_count <= 2
+
+
+def test_a_compiled_model_trains(small: Build, family: str) -> None:
+    torch.compiler.reset()
+    model, x = small(family, num_classes=10).train(), image()
+    twin = copy.deepcopy(model)
+    torch.compile(model, backend="aot_eager", fullgraph=True)(x).square().sum().backward()
+    twin(x).square().sum().backward()
+    for (key, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=key)
+
+
+@pytest.mark.parametrize("features_only", [False, pytest.param(True, marks=pytest.mark.all)])
+@torch.no_grad()
+def test_an_exported_program_takes_any_batch_height_and_width(small: Build, family: str, features_only: bool) -> None:
+    model = small(family, features_only=features_only)
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(model, (image(2, 3, 64, 96),), dynamic_shapes=(free,)).module()
+    for x in (image(3, 3, 96, 64), image(1, 3, 65, 129)):
+        torch.testing.assert_close(program(x), model(x))
