@@ -1,0 +1,259 @@
+"""`vertebra list`: every registered name and tag, counts that agree with the models and with what was published."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import vertebra
+from timm.models import get_pretrained_cfg_value
+from torch import nn
+from vertebra.backbones._errors import UserError
+from vertebra.tools import list as tool
+from vertebra.tools._common import run_tool
+from vertebra.tools._flops import count_gflops, count_multiply_adds
+
+NEAR = 0.03  # of the published multiply-adds
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[tool.Row]:
+    return tool.make_rows(tool.select(None))
+
+
+class Products(nn.Module):
+    """One module that runs a function of the image, so that the counter sees a single operation."""
+
+    def __init__(self, function: Product) -> None:
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.empty(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: F.conv2d(x, x.new_empty(6, 3, 3, 3), padding=1), 6 * 3 * 9 * 64),
+        (lambda x: F.conv2d(x, x.new_empty(3, 1, 7, 7), padding=9, dilation=3, groups=3), 3 * 49 * 64),
+        (lambda x: F.linear(x, x.new_empty(5, 8), x.new_empty(5)), 3 * 8 * 8 * 5),
+        (lambda x: F.scaled_dot_product_attention(x, x, x), 2 * 3 * 8 * 8 * 8),
+        (lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=x.new_empty(8, 8)), 2 * 3 * 8 * 8 * 8),
+        (lambda x: torch.einsum("bcij,bckj->bcik", x, x), 3 * 8 * 8 * 8),
+        (lambda x: x @ x, 3 * 8 * 8 * 8),
+    ],
+    ids=["conv", "depthwise", "linear", "attention", "biased attention", "einsum", "matmul"],
+)
+def test_multiply_adds_of_each_kind_of_product_are_counted(function: Product, expected: int) -> None:
+    assert count_multiply_adds(Products(function), 8) == expected
+
+
+def test_counting_leaves_the_model_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    count_gflops(model, (16, 24))
+    assert model.training
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert int(model[1].num_batches_tracked) == 0
+
+
+def test_only_names_of_vertebra_are_listed_and_all_of_them(rows: list[tool.Row]) -> None:
+    ours = {n for n in timm.list_models() if timm.model_entrypoint(n).__module__.startswith("vertebra.backbones.")}
+    assert {row.name for row in rows} == ours
+    assert {f"van_b{i}" for i in range(7)} <= ours
+
+
+def test_default_tag_comes_first(rows: list[tool.Row]) -> None:
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row.name, row.tag)
+    assert first == {name: get_pretrained_cfg_value(name, "tag") for name in first}
+
+
+def test_every_listed_model_has_a_stored_count(rows: list[tool.Row]) -> None:
+    missing = [f"{row.name}.{row.tag}" for row in rows if f"{row.name}.{row.tag}" not in tool.stored_counts()]
+    assert not missing, "run `vertebra list --recount`"
+
+
+@pytest.mark.parametrize("name", ["van_b0.in1k"])
+def test_stored_count_is_what_counting_gives(name: str) -> None:
+    check_stored(name)
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("name", [entry.full for entry in tool.entries()])
+def test_every_stored_count_is_what_counting_gives(name: str) -> None:
+    check_stored(name)
+
+
+def check_stored(name: str) -> None:
+    (entry,) = tool.select(name)
+    counted, stored = tool.count(entry), tool.stored_counts()[name]
+    assert {key: stored[key] for key in ("size", "params", "multiply_adds")} == {
+        key: counted[key] for key in ("size", "params", "multiply_adds")
+    }
+
+
+def test_published_multiply_adds_are_reproduced(rows: list[tool.Row]) -> None:
+    published = {
+        name: entry["gflops"]
+        for card in tool.cards().values()
+        for name, entry in card["models"].items()
+        if "gflops" in entry
+    }
+    counted = {f"{row.name}.{row.tag}": row.gflops for row in rows}
+    assert len(published) >= 11
+    assert {n: counted[n] for n in published} == {n: pytest.approx(value, rel=NEAR) for n, value in published.items()}
+
+
+def test_model_without_a_stored_count_is_counted_when_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool, "COUNTS", tmp_path / "none.csv")
+    (row,) = tool.make_rows(tool.select("van_b0"))
+    assert (row.params, row.gflops) == (4105800, pytest.approx(0.864224))
+
+
+def test_recount_writes_the_counts_and_keeps_other_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = tmp_path / "results" / "complexity.csv"
+    kept = tool.stored_counts()["van_b1.in1k"]
+    counts.parent.mkdir()
+    counts.write_text(f"{','.join(kept)}\n{','.join(kept.values())}\nvan_gone.in1k,224,1,1,0,0\n")
+    monkeypatch.setattr(tool, "COUNTS", counts)
+    assert tool.main(["van_b0", "--recount"]) == 0
+    stored = tool.stored_counts()
+    assert list(stored) == ["van_b0.in1k", "van_b1.in1k"]
+    assert (stored["van_b0.in1k"]["params"], stored["van_b1.in1k"]) == ("4105800", kept)
+
+
+def test_cards_name_registered_models_only() -> None:
+    known = {entry.full: entry.family for entry in tool.entries()}
+    named = {name: family for family, card in tool.cards().items() for name in card["models"]}
+    assert named.items() <= known.items()
+
+
+def test_cards_agree_with_the_registry_on_links_and_licences() -> None:
+    for entry in tool.entries():
+        card = tool.cards()[entry.family]
+        assert (card["models"][entry.full].get("url") or "") == entry.cfg.url, entry.full
+        assert card["licence"].lower() == entry.cfg.license
+        assert f"arXiv:{card['paper']['arxiv']}" == entry.cfg.paper_ids
+
+
+def test_json_has_numbers_as_numbers_and_null_for_the_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["van_b4", "--json"]) == 0
+    by_tag = {row["tag"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(by_tag) == ["in1k", "in22k", "in22k_ft_in1k", "in22k_ft_in1k_384"]
+    assert by_tag["in1k"] == {
+        "name": "van_b4",
+        "tag": "in1k",
+        "family": "van",
+        "params": 60283176,
+        "gflops": pytest.approx(12.143756),
+        "size": 224,
+        "top1": 84.2,
+        "source": "arXiv:2202.09741, Table 7",
+        "licence": "Apache-2.0",
+        "kernels": [],
+        "url": None,
+    }
+    assert by_tag["in22k"]["top1"] is None
+    assert by_tag["in22k_ft_in1k_384"]["size"] == 384
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("van_b[01]", ["van_b0", "van_b1"]),
+        ("*_384", ["van_b4", "van_b5", "van_b6"]),
+        ("van_b4.in1k", ["van_b4"]),
+        ("B0", ["van_b0"]),
+    ],
+    ids=["wildcards on names", "wildcards on tags", "name with tag", "part of a name, in any case"],
+)
+def test_pattern_selects(pattern: str, names: list[str]) -> None:
+    assert [entry.name for entry in tool.select(pattern)] == names
+
+
+def test_whole_name_does_not_select_longer_names() -> None:
+    assert [entry.tag for entry in tool.select("van_b4.in22k")] == ["in22k"]
+
+
+def test_pattern_without_a_match_offers_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_tool(tool.main, ["vna_b0"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "'vna_b0'" in captured.err
+    assert "Did you mean van_b0" in captured.err
+
+
+def test_wildcards_without_a_match_are_an_error() -> None:
+    with pytest.raises(UserError, match="no model of vertebra matches"):
+        tool.select("swin_*")
+
+
+def test_text_is_aligned_and_says_that_there_are_no_kernels_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["van_*"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == [
+        "name",
+        "tag",
+        "family",
+        "params",
+        "gflops",
+        "size",
+        "top1",
+        "source",
+        "licence",
+        "kernels",
+    ]
+    assert {line.index("none yet") for line in lines} == {header.index("kernels")}
+    assert len({line.index(" M ") for line in lines}) == 1
+
+
+@pytest.fixture
+def terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make standard output, as captured, look like a wide terminal."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.mark.usefixtures("terminal")
+def test_wide_terminal_gets_a_table_that_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    tool.show(tool.make_rows(tool.select("van_b4")))
+    text = capsys.readouterr().out
+    assert "in22k_ft_in1k_384" in text
+    assert "60.28 M" in text
+    assert "1e9 multiply-adds" in text
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("lacking", ["rich", "width"])
+def test_terminal_without_rich_or_too_narrow_gets_plain_text(
+    lacking: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lacking == "rich":
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    else:
+        monkeypatch.setenv("COLUMNS", "80")
+    rows = tool.make_rows(tool.select("van_b0"))
+    tool.show(rows)
+    assert capsys.readouterr().out == tool.plain_table(rows) + "\n"
+
+
+def test_script_prints_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(vertebra.__file__).parent / "tools" / "list.py"
+    done = subprocess.run([sys.executable, str(script), "van_b0"], capture_output=True, text=True, check=True)
+    assert tool.main(["van_b0"]) == 0
+    assert done.stdout == capsys.readouterr().out
+
+
+def test_help_ends_with_an_example() -> None:
+    assert tool.build_parser().format_help().rstrip().endswith("example:\n  vertebra list 'van_*' --json")
