@@ -217,16 +217,17 @@ def test_text_is_aligned_and_says_that_there_are_no_kernels_yet(capsys: pytest.C
     assert len({line.index(" M ") for line in lines}) == 1
 
 
-@pytest.fixture
-def terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make standard output, as captured, look like a wide terminal."""
+def pretend_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """Make standard output look like a terminal; called in the test itself, since capsys changes it in between."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", str(columns))
 
 
-@pytest.mark.usefixtures("terminal")
-def test_wide_terminal_gets_a_table_that_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wide_terminal_gets_a_table_that_explains_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_terminal(monkeypatch, columns=160)
     tool.show(tool.make_rows(tool.select("van_b4")))
     text = capsys.readouterr().out
     assert "in22k_ft_in1k_384" in text
@@ -234,15 +235,13 @@ def test_wide_terminal_gets_a_table_that_explains_itself(capsys: pytest.CaptureF
     assert "1e9 multiply-adds" in text
 
 
-@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("lacking", ["rich", "width"])
 def test_terminal_without_rich_or_too_narrow_gets_plain_text(
     lacking: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pretend_terminal(monkeypatch, columns=80 if lacking == "width" else 160)
     if lacking == "rich":
         monkeypatch.setitem(sys.modules, "rich.console", None)
-    else:
-        monkeypatch.setenv("COLUMNS", "80")
     rows = tool.make_rows(tool.select("van_b0"))
     tool.show(rows)
     assert capsys.readouterr().out == tool.plain_table(rows) + "\n"
