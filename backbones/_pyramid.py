@@ -357,8 +357,10 @@ def _check_trunk(
                 theirs[1:2] = ours[1:2]
             if theirs != ours:
                 reshaped.append(f"{key} {tuple(theirs)} for {tuple(ours)}")
-    faults = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
-    said = "; ".join(f"{len(keys)} keys are {what} ({_some(keys)})" for what, keys in faults.items() if keys)
+    faults = {"missing": missing, "unknown": unknown, "wrongly shaped": reshaped}
+    said = ", ".join(
+        f"{len(keys)} {what} key{'s' * (len(keys) > 1)} ({_some(keys)})" for what, keys in faults.items() if keys
+    )
     if said:
         raise UserError(f"the checkpoint does not fit {_name(model)}: {said}")
 

@@ -1,12 +1,14 @@
 """What the contract tests run on: every name of ours, cut down to a few blocks.
 
 A test with the argument `name` runs for every registered name; one with `family` for the first name of each family, and
-for the others in `make test-all` only. A new family needs no entry here.
+for the others in `make test-all` only; one with `stem` and `golden_name` for every file of tests/golden whose model is
+here. A new family needs no entry.
 """
 
 import copy
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,12 +29,14 @@ def _takes_depths(name: str) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=64)
-def _prototype(name: str, **options: Any) -> nn.Module:
+def _build(name: str, **options: Any) -> nn.Module:
     few = {"depths": SMALL} if _takes_depths(name.partition(".")[0]) else {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return timm.create_model(name, **few | options)
+
+
+_prototype = functools.lru_cache(maxsize=64)(_build)
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +45,20 @@ def small() -> Callable[..., nn.Module]:
 
     Equal arguments give equal weights: a copy of one prototype, since drawing weights is what takes most of the time.
     """
-    # a copy of torchvision's graph module has forgotten that it was in eval mode
-    return lambda name, **options: copy.deepcopy(_prototype(name, **options)).eval()
+
+    def build(name: str, **options: Any) -> nn.Module:
+        model = _build(name, **options) if "pretrained" in options else copy.deepcopy(_prototype(name, **options))
+        return model.eval()  # a copy of torchvision's graph module has forgotten its mode
+
+    return build
+
+
+def _goldens() -> list[tuple[str, str]]:
+    """(file of tests/golden, name of ours) for the classification goldens of the families that are here."""
+    stems = sorted(path.stem for path in (Path(__file__).parents[1] / "golden").glob("*.json"))
+    ours = set(model_names())
+    names = ((stem, name) for stem in stems for name in (stem, stem.partition(".")[0] + "_fused"))
+    return [(stem, name) for stem, name in names if name in ours]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -53,3 +69,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         first = {timm.model_entrypoint(name).__module__: name for name in reversed(names)}.values()
         later = pytest.mark.all
         metafunc.parametrize("family", [pytest.param(name, marks=[] if name in first else later) for name in names])
+    if "stem" in metafunc.fixturenames:
+        metafunc.parametrize(("stem", "golden_name"), _goldens())
