@@ -1,4 +1,4 @@
-"""Say what is installed, which devices, compilers and kernels can be used and why others cannot, and what to do."""
+"""Say what is installed, what can run here and why the rest cannot, and what to do."""
 
 if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
