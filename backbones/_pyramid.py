@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint_seq
+from timm.models import build_model_with_cfg, checkpoint_seq, register_notrace_function
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -105,9 +105,7 @@ class Pyramid(nn.Module):
         Raises:
             UserError: a side of the image is shorter than 32 pixels.
         """
-        if not torch.jit.is_scripting():
-            check_size(x)
-        return self.norm(self.stages(x))
+        return self.norm(self.stages(prepare_image(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, num_features, H, W) -> logits (B, num_classes), or (B, head_hidden_size) with `pre_logits`."""
@@ -140,8 +138,8 @@ class Pyramid(nn.Module):
             UserError: another `output_fmt`, or a side of the image is shorter than 32 pixels.
         """
         if not torch.jit.is_scripting():
-            check_size(x)
             _check_format(output_fmt)
+        x = prepare_image(x)
         final = len(self.stages) - 1
         take, last = feature_take_indices(len(self.stages), indices)
         end = last if stop_early or intermediates_only else final
@@ -235,17 +233,25 @@ def _check_format(output_fmt: str) -> None:
         raise UserError(f"output_fmt is {output_fmt!r}; maps leave as 'NCHW', and in no other layout")
 
 
-def check_size(x: Tensor) -> None:
-    """Refuse an image (B, C, H, W) with a side below 32 pixels; silent where shapes are symbols, not numbers.
+@register_notrace_function
+def prepare_image(x: Tensor) -> Tensor:
+    """Refuse an image (B, C, H, W) with a side below 32 pixels, and on a CPU lay it out for oneDNN: channels last.
+
+    The convolutions keep the layout they get, and the one that suits them best is a fifth faster and needs no copies of
+    the widest maps. In compilers, exports, scripts and traces, where shapes are symbols, this does nothing.
 
     Raises:
         UserError: says the size and the limit.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy):
-        return
-    height, width = x.shape[-2:]
-    if min(height, width) < MIN_SIZE:
-        raise UserError(f"an image of {height}x{width} pixels is too small: no side may be below {MIN_SIZE}")
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy):
+            return x
+        height, width = x.shape[-2:]
+        if min(height, width) < MIN_SIZE:
+            raise UserError(f"an image of {height}x{width} pixels is too small: no side may be below {MIN_SIZE}")
+        if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+            return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 def drop_path_ramp(rate: float, depths: Sequence[int], stages: int = 4) -> list[list[float]]:

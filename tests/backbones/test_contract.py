@@ -260,7 +260,7 @@ def test_every_feature_wrapper_of_timm_gives_the_same_maps(small: Build, family:
         for wrapper in (feature_cls, "getter")
     )
     maps = list(maps.values()) if isinstance(maps, dict) else maps
-    assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_feature_extractor_carries_no_part_that_its_maps_do_not_need(small: Build, name: str) -> None:
@@ -483,7 +483,7 @@ def test_a_scripted_model_is_the_same_at_two_sizes(small: Build, family: str) ->
         model = small(family)
     scripted = torch.jit.script(model)
     for x in (image(), image(1, 3, 77, 96)):
-        torch.testing.assert_close(scripted(x), model(x))
+        torch.testing.assert_close(scripted(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

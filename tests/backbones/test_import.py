@@ -16,7 +16,7 @@ LAYERS = ("kernels", "backbones", "engine", "tools")  # each may import those be
 
 # timm first, then vertebra, in one interpreter: what differs between the two moments is what vertebra does
 WATCH = """
-import json, sys, time
+import json, sys, time, warnings
 started = time.process_time()
 import timm
 with_timm = time.process_time()
@@ -25,12 +25,15 @@ def registry():
     names = timm.list_models() + timm.list_models(include_tags=True)
     return {name: [id(timm.model_entrypoint(name)), str(get_pretrained_cfg(name))] for name in names}
 before, modules = registry(), set(sys.modules)
-then = time.process_time()
-import vertebra
-cost = time.process_time() - then
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    then = time.process_time()
+    import vertebra
+    cost = time.process_time() - then
 after = registry()
 print(json.dumps({
     "cost": cost / (with_timm - started),
+    "warnings": [str(warning) for warning in caught],
     "modules": sorted({name.partition(".")[0] for name in set(sys.modules) - modules}),
     "ours": vertebra.backbones.model_names(),
     "added": sorted({name.partition(".")[0] for name in set(after) - set(before)}),
@@ -42,11 +45,9 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def watched() -> dict[str, Any]:
-    """What importing vertebra changed in a fresh interpreter that turns warnings into errors, outside the repository."""
-    command = [sys.executable, "-P", "-W", "error", "-c", WATCH]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=sys.prefix)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    """What importing vertebra changed in a fresh interpreter, outside the repository."""
+    command = [sys.executable, "-P", "-c", WATCH]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=sys.prefix)
     return json.loads(done.stdout)
 
 
@@ -65,7 +66,7 @@ def test_no_name_of_ours_is_one_of_timms(watched: dict[str, Any]) -> None:
 
 
 def test_importing_warns_about_nothing(watched: dict[str, Any]) -> None:
-    assert watched  # the interpreter turned warnings into errors, and ended well without a word on stderr
+    assert watched["warnings"] == []
 
 
 def test_importing_brings_no_package_along_that_timm_does_not(watched: dict[str, Any]) -> None:
@@ -105,12 +106,6 @@ def test_the_walk_over_imports_sees_relative_and_absolute_ones(tmp_path: Path, m
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     source = tmp_path / "backbones" / "x.py"
     source.parent.mkdir()
-    lines = [
-        "from ..kernels import a",
-        "from . import b",
-        "def f():",
-        "    import vertebra.engine.c",
-        "    from vertebra import tools",
-    ]
-    source.write_text("\n".join(lines))
+    lines = ["from ..kernels import a", "from . import b", "def f():", "    import vertebra.engine.c"]
+    source.write_text("\n".join([*lines, "    from vertebra import tools"]))
     assert imported_layers(source) == {"kernels", "backbones", "engine", "tools"}

@@ -13,10 +13,10 @@ from vertebra.backbones._pyramid import (
     Pyramid,
     Stage,
     build,
-    check_size,
     convert_keys,
     drop_path_ramp,
     init_conv_fan_out_,
+    prepare_image,
     weights_cfg,
 )
 
@@ -174,4 +174,4 @@ def test_the_size_check_is_silent_on_symbols() -> None:
     graph = torch.fx.symbolic_trace(make_toy())
     assert graph(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
     with pytest.raises(ValueError, match="too small"):
-        check_size(torch.zeros(1, 3, 31, 32))
+        prepare_image(torch.zeros(1, 3, 31, 32))
