@@ -106,7 +106,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Export a model to ONNX with free batch, height and width, and compare ONNX Runtime with PyTorch.",
         "vertebra export_onnx van_b0 --checkpoint work_dirs/demo/epoch_10.pth --out van_b0.onnx",
     )
-    parser.set_defaults(device="cpu")  # the file is the same whatever the device; the comparison is stricter on a CPU
+    device = next(action for action in parser._actions if action.dest == "device")
+    device.default, device.help = "cpu", "where PyTorch runs; the file is the same (default: cpu)"
     parser.add_argument("name", metavar="NAME|CONFIG", help="a model (`vertebra list`), or a classifier's config")
     parser.add_argument("--checkpoint", metavar="F", help="weights, or `pretrained` (default: fresh, random weights)")
     parser.add_argument("--out", type=Path, required=True, metavar="F", help="the file to write")
