@@ -1,0 +1,16 @@
+"""The error for mistakes of the user and the one for runs ended by a signal, shared by backbones, engine and tools."""
+
+
+class UserError(ValueError):
+    """One sentence that names the thing, the value seen and what is accepted.
+
+    Command lines print it without a traceback and leave with exit code 2; in a program it is an ordinary `ValueError`.
+    """
+
+
+class Interrupted(BaseException):
+    """A signal ended a run in good order; the text says what was kept, `signum` decides the exit code (128 + signum)."""
+
+    def __init__(self, signum: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.signum = signum

@@ -1,0 +1,57 @@
+"""Checkpoint files that are either whole or not there, as a file backend of mmengine.
+
+`CheckpointHook(backend_args=dict(backend="atomic"))` writes through it. A file is written under a temporary name, put
+on the disk and renamed, so a kill or a full disk at any moment leaves the older files as they were. What the hook wants
+removed to make room is removed only after the next file has been written whole.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import ClassVar
+
+from mmengine.fileio import LocalBackend, register_backend
+
+TEMPORARY = ".tmp"
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` so that `path` holds all of it or what it held before, whatever happens in between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed run was in the middle of writing."""
+    for path in folder.glob(f".*.pth.*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+@register_backend("atomic")
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's local backend with `put` in one piece and `remove` after the next `put`."""
+
+    _to_remove: ClassVar[list[str]] = []  # shared: mmengine makes a new backend object for each call
+
+    def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
+        """Write `obj` whole, then remove what had been given to `remove`."""
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, obj)
+        while self._to_remove:
+            old = self._to_remove.pop()
+            if Path(old) != path:
+                Path(old).unlink(missing_ok=True)
+
+    def remove(self, filepath: str | Path) -> None:
+        """Remember to remove `filepath` once a newer file is whole."""
+        self._to_remove.append(str(filepath))

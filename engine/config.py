@@ -1,0 +1,197 @@
+"""Configs: found by path or by name, changed from the command line, checked before anything is built.
+
+A config is a classic mmengine file. Names are paths under `configs/` without `.py`, in a clone and in a wheel alike.
+"""
+
+import inspect
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import vertebra
+from mmengine.config import Config
+from mmengine.registry import DATASETS, HOOKS, LOOPS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS, RUNNERS
+from mmengine.runner import Runner
+
+from ..backbones._errors import UserError
+
+_FURTHER_KEYS = {"custom_imports", "runner_type", "compile", "labels", "sync_bn", "find_unused_parameters"}
+_FURTHER_KEYS |= {"model_wrapper_cfg", "activation_checkpointing", "efficient_conv_bn_eval"}
+KNOWN_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _FURTHER_KEYS
+
+
+def configs_folder() -> Path:
+    """Where this installation keeps its configs."""
+    return Path(vertebra.__file__).parent / "configs"
+
+
+def config_names() -> list[str]:
+    """Every config that can be run, by name."""
+    folder = configs_folder()
+    files = (path.relative_to(folder) for path in sorted(folder.rglob("*.py")))
+    return [path.with_suffix("").as_posix() for path in files if not path.parts[0].startswith("_")]
+
+
+def find_config(name: str) -> Path:
+    """The file of a config given by path or by name.
+
+    Raises:
+        UserError: there is none; near matches are offered.
+    """
+    for path in (Path(name), configs_folder() / name, configs_folder() / f"{name}.py"):
+        if path.is_file():
+            return path
+    names = config_names()
+    near = get_close_matches(name.removesuffix(".py"), names, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"names begin with {', '.join(names[:3])} ..."
+    raise UserError(f"there is no config {name!r}, neither as a file nor under configs/; {hint}")
+
+
+def read_config(name: str) -> Config:
+    """Read a config by path or name.
+
+    Raises:
+        UserError: no such config, or its file cannot be run.
+    """
+    path = find_config(name)
+    try:
+        config = Config.fromfile(str(path))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's Python file raises
+        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
+        raise UserError(f"config {path} cannot be read: {type(error).__name__}: {reason}") from error
+    check_keys(config, str(path))
+    return config
+
+
+def check_keys(config: Mapping[str, Any], where: str) -> None:
+    """Refuse top-level keys that look like misspelled ones, and entries without `type` where one is needed.
+
+    Raises:
+        UserError: names the key and what was probably meant.
+    """
+    for key in config:
+        near = get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.75)
+        if key not in KNOWN_KEYS and near and near[0] not in config:
+            raise UserError(f"{where}: there is no key {key!r}; did you mean {near[0]!r}?")
+    missing = [key for key in ("model",) if key not in config]
+    if missing:
+        raise UserError(f"{where} has no {missing[0]!r}: is it a config of a model?")
+
+
+def change(config: Config, changes: Mapping[str, Any]) -> None:
+    """Apply `--cfg-options`: dotted keys to values, each of which must exist or be an argument of what it belongs to.
+
+    Raises:
+        UserError: a key that nothing would read.
+    """
+    for dotted, value in changes.items():
+        _check_option(config, dotted)
+        try:
+            config.merge_from_dict({dotted: value})
+        except (KeyError, TypeError, IndexError, AssertionError) as error:
+            raise UserError(f"--cfg-options {dotted}={value} cannot be applied: {error}") from error
+
+
+def _check_option(config: Config, dotted: str) -> None:
+    *parents, last = dotted.split(".")
+    place: Any = dict(config.items())
+    for part in parents:
+        if isinstance(place, list | tuple) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, Mapping) and part in place:
+            place = place[part]
+        else:
+            raise UserError(f"--cfg-options {dotted}: there is no {part!r} there; known are {_some(place)}")
+    known = set(place) if isinstance(place, Mapping) else set()
+    if last in known or not isinstance(place, Mapping):
+        return
+    accepted = _accepted(place) if parents else KNOWN_KEYS
+    if accepted is None or last in accepted:
+        return
+    near = get_close_matches(last, known | accepted, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {_some(sorted(known | accepted))}"
+    raise UserError(f"--cfg-options {dotted}: nothing reads {last!r} there; {hint}")
+
+
+def _accepted(place: Mapping[str, Any]) -> set[str] | None:
+    """The arguments of the class that `place` builds; None where that cannot be known or anything goes."""
+    if "type" not in place:
+        return None
+    for registry in (MODELS, LOOPS, HOOKS, DATASETS, OPTIMIZERS, PARAM_SCHEDULERS):
+        found = registry.get(place["type"]) if isinstance(place["type"], str) else place["type"]
+        if found is not None:
+            parameters = inspect.signature(found).parameters
+            if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                return None
+            return set(parameters)
+    return None
+
+
+def _some(names: Any) -> str:
+    names = [str(name) for name in names] if isinstance(names, Mapping | list | tuple | set) else []
+    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "none"
+
+
+def check_model(config: Config) -> None:
+    """Refuse a model name that timm does not know, and tell the data sets which model they prepare images for.
+
+    Raises:
+        UserError: unknown name, with near matches.
+    """
+    name = config.model.get("model_name")
+    if name is None:
+        return
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        near = get_close_matches(name.split(".")[0], known, n=3)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise UserError(f"there is no model {name!r} in timm or vertebra.{hint}")
+    for part in ("train", "val", "test"):
+        dataset = (config.get(f"{part}_dataloader") or {}).get("dataset", {})
+        if dataset.get("type") == "TimmDataset":
+            dataset.setdefault("model_name", name)
+
+
+def use_data(config: Config, folder: str) -> None:
+    """Put another folder in the place of the data root, make_dataset's OUT folder included."""
+    root = Path(folder)
+    if not root.exists():
+        raise UserError(f"data folder {folder} does not exist (--data)")
+    if (root / "imagenet").is_dir() and not (root / "train").exists():
+        root = root / "imagenet"
+    for part in ("train", "val", "test"):
+        dataset = (config.get(f"{part}_dataloader") or {}).get("dataset", {})
+        if "root" in dataset:
+            dataset["root"] = str(root)
+
+
+def build_runner(config: Config) -> Runner:
+    """The runner that a config describes.
+
+    Raises:
+        UserError: an entry that what it is meant for does not take.
+    """
+    kind = RUNNERS.get(config.get("runner_type", "VertebraRunner"))
+    if kind is None:
+        raise UserError(f"runner_type is {config.runner_type!r}; mmengine knows no such runner")
+    try:
+        return kind.from_cfg(config)
+    except (TypeError, KeyError) as error:
+        raise _as_user_error(error) or error from error
+
+
+def _as_user_error(error: Exception) -> UserError | None:
+    """What a registry's error about an entry of the config means for its author; None if it is something else."""
+    text = str(error)
+    argument = re.search(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'", text)
+    if argument:
+        return UserError(f"the config gives {argument[2]!r} to {argument[1]}, which takes no such argument")
+    unknown = re.search(r"'?(\w+) is not in the ([\w:]+) registry", text)
+    if unknown:
+        return UserError(f"the config names {unknown[1]!r}, which is not registered among mmengine's {unknown[2]}s")
+    return None

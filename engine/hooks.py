@@ -1,0 +1,143 @@
+"""What a run tells while it goes: a live line or one line an epoch, and images that could not be read."""
+
+import sys
+import time
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from ..backbones._errors import UserError
+
+
+def peak_memory_mb(device: torch.device) -> int:
+    """Peak memory of this process in MiB: the GPU's where the model is on one, else the resident set's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """A live line with loss, throughput and time left on a terminal; one line an epoch where the output is a file."""
+
+    priority = "LOW"
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.bar: Progress | None = None
+        self.steps, self.images, self.train_seconds, self.loss = 0, 0, 0.0, float("nan")
+        self.epoch_start: tuple[int, float] = (0, 0.0)
+
+    def before_train(self, runner: Runner) -> None:
+        """Open the live line."""
+        if not is_main_process():
+            return
+        if self.console.is_terminal:
+            text = TextColumn("{task.description}")
+            self.bar = Progress(text, BarColumn(), TextColumn("{task.percentage:>3.0f} %"), console=self.console)
+            self.bar.start()
+            self.task = self.bar.add_task("", total=runner.max_iters, completed=runner.iter)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Remember where the epoch began."""
+        self.epoch_start = (self.images, self.train_seconds)
+        self.last = time.perf_counter()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Update the live line and the log's memory column."""
+        now = time.perf_counter()
+        self.train_seconds += now - self.last
+        self.last = now
+        self.steps += 1
+        self.images += len(data_batch["inputs"]) * runner.world_size
+        loss = float(outputs["loss"].detach())
+        self.loss = loss if self.loss != self.loss else 0.9 * self.loss + 0.1 * loss
+        device = next(runner.model.parameters()).device
+        runner.message_hub.update_scalar("train/memory", peak_memory_mb(device))
+        if self.bar is not None:
+            self.bar.update(self.task, completed=runner.iter + 1, description=self._line(runner, runner.iter + 1))
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """The epoch's line."""
+        if is_main_process():
+            self.console.print(self._line(runner, runner.iter), highlight=False)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """The evaluation's line."""
+        if is_main_process() and metrics:
+            shown = "  ".join(f"{key} {value:.2%}" for key, value in metrics.items() if isinstance(value, float))
+            self.console.print(f"  evaluated  {shown}", highlight=False)
+
+    def after_train(self, runner: Runner) -> None:
+        """Close the live line."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _line(self, runner: Runner, done: int) -> str:
+        images, seconds = self.images - self.epoch_start[0], self.train_seconds - self.epoch_start[1]
+        left = (runner.max_iters - done) * self.train_seconds / max(self.steps, 1)
+        minutes, rest = divmod(round(left), 60)
+        rate = runner.optim_wrapper.get_lr()
+        parts = [
+            f"epoch {runner.epoch + 1}/{runner.max_epochs}",
+            f"loss {self.loss:.4f}",
+            f"lr {next(iter(rate.values()))[0]:.2e}",
+            f"{images / max(seconds, 1e-9):.0f} img/s",
+            f"ETA {minutes // 60}:{minutes % 60:02d}:{rest:02d}" if done < runner.max_iters else "done",
+        ]
+        return "  ".join(parts)
+
+
+@HOOKS.register_module()
+class UnreadableImagesHook(Hook):
+    """Counts images that could not be read, names each once, and ends the run when they are too many.
+
+    Args:
+        limit: so many different unreadable images are skipped; one more is an error.
+    """
+
+    priority = "ABOVE_NORMAL"
+
+    def __init__(self, limit: int = 20) -> None:
+        self.limit = limit
+        self.seen: dict[str, set[int]] = {"train": set(), "val": set(), "test": set()}
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Look through a training batch."""
+        self._count(runner, "train", data_batch, runner.train_dataloader)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Look through a validation batch."""
+        self._count(runner, "val", data_batch, runner.val_dataloader)
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Look through a test batch."""
+        self._count(runner, "test", data_batch, runner.test_dataloader)
+
+    def _count(self, runner: Runner, split: str, batch: Any, loader: Any) -> None:
+        for index in batch["unreadable"][batch["unreadable"] >= 0].tolist() if "unreadable" in batch else ():
+            if index in self.seen[split]:
+                continue
+            self.seen[split].add(index)
+            count = len(self.seen[split])
+            name = loader.dataset.filename(index)
+            if count > self.limit:
+                raise UserError(
+                    f"{count} images of {split} cannot be read, the last is {name}; {self.limit} are skipped at most "
+                    "(custom_hooks: UnreadableImagesHook.limit)"
+                )
+            runner.logger.warning(f"{split} image {name} cannot be read and is skipped ({count} so far)")

@@ -1,0 +1,111 @@
+"""The training loop: mmengine's, continued in the middle of an epoch and ended by a signal with a checkpoint."""
+
+from pathlib import Path
+
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import HOOKS, LOOPS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
+
+from ..backbones._errors import Interrupted
+from .atomic import write_whole
+from .stop import StopRequest
+
+
+@LOOPS.register_module()
+class ResumableEpochLoop(EpochBasedTrainLoop):
+    """EpochBasedTrainLoop whose epochs can be continued: the sampler leaves out the batches that were taken before.
+
+    A checkpoint of an epoch is written before that epoch is evaluated, so a run that continues from the end of an epoch
+    evaluates it first: nothing is lost if it was killed in between, and a finished run that is resumed says how good
+    it is.
+    """
+
+    def run(self) -> nn.Module:
+        """Train from where the run stands to the last epoch."""
+        self.runner.call_hook("before_train")
+        with StopRequest() as self._stop:
+            if self._epoch and not self._batches_taken():
+                self._evaluate()
+            while self._epoch < self._max_epochs and not self.stop_training:
+                self.run_epoch()
+                self._end_if_asked()
+                self._evaluate()
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Train one epoch, or what is left of it."""
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        taken = self._batches_taken()
+        self._start_order(taken)
+        for idx, batch in enumerate(self.dataloader, start=taken):
+            self.run_iter(idx, batch)
+            if idx + 1 < len(self.dataloader):
+                self._end_if_asked()
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+    def _batches_taken(self) -> int:
+        return self._iter - self._epoch * len(self.dataloader)
+
+    def _start_order(self, taken: int) -> None:
+        for order in (self.dataloader.sampler, self.dataloader.dataset):
+            if hasattr(order, "skip"):
+                order.set_epoch(self._epoch, taken)
+            elif hasattr(order, "set_epoch"):
+                order.set_epoch(self._epoch)
+
+    def _evaluate(self) -> None:
+        self._decide_current_val_interval()
+        due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+        if self.runner.val_loop is None or self._epoch < self.val_begin or not due:
+            return
+        try:
+            self.runner.val_loop.run()
+        except _EvaluationStopped:
+            ema = next((hook for hook in self.runner.hooks if isinstance(hook, EMAHook)), None)
+            if ema is not None:
+                ema._swap_ema_parameters()  # evaluation had put the averaged weights in the model
+        self._end_if_asked()
+
+    def _end_if_asked(self) -> None:
+        """Save and leave if a signal came, once no gradient is being accumulated."""
+        if self._stop.signum is None or self._iter % self.runner.optim_wrapper._accumulative_counts:
+            return
+        kept = self.save_here()
+        said = f"Stopped by a signal at step {self._iter}; {kept} is saved, and --resume carries on from it."
+        raise Interrupted(self._stop.signum, said)
+
+    def save_here(self) -> str:
+        """Save the state between two steps, unless this moment is saved already; the path of the file."""
+        at_end = self._batches_taken() == 0
+        folder, name = Path(self.runner.work_dir), f"iter_{self._iter}.pth"
+        if at_end and (folder / f"epoch_{self._epoch}.pth").exists():
+            name = f"epoch_{self._epoch}.pth"
+        else:
+            meta = dict(epoch=self._epoch, iter=self._iter)
+            args = getattr(self.runner, "checkpoint_args", {})
+            self.runner.save_checkpoint(str(folder), name, meta=meta, by_epoch=False, **args)
+        write_whole(folder / "last_checkpoint", str(folder / name).encode())
+        return str(folder / name)
+
+    def stop_evaluation_if_asked(self) -> None:
+        """Leave an evaluation that a signal came into; what it follows is a moment that can be saved."""
+        if self._stop.signum is not None:
+            raise _EvaluationStopped
+
+
+class _EvaluationStopped(Exception):
+    pass
+
+
+@HOOKS.register_module()
+class StopEvaluationHook(Hook):
+    """Looks for a signal between the steps of an evaluation inside a training run."""
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None) -> None:
+        """See the class."""
+        if isinstance(runner.train_loop, ResumableEpochLoop):
+            runner.train_loop.stop_evaluation_if_asked()

@@ -1,0 +1,56 @@
+"""Top-1, top-5 and the confusion of classes, summed so that any number of ranks counts each image once."""
+
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+
+from .classifier import has_target
+
+MAX_CLASSES_SHOWN = 50  # a confusion of more classes is not kept
+
+
+@METRICS.register_module()
+class TopK(BaseMetric):
+    """`top1` and `top5` as fractions, `images` that were counted, `unreadable` ones that were not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: dict[str, float] = {}  # of the last evaluation
+        self.confusion: torch.Tensor | None = None  # the same, (true, predicted)
+
+    def process(self, data_batch: Any, data_samples: list[dict[str, torch.Tensor]]) -> None:
+        """Sum up one batch of `TimmClassifier`'s predictions."""
+        logits, targets = data_samples[0]["logits"], data_samples[0]["targets"]
+        known = has_target(targets)
+        logits, truth = logits[known], targets[known]
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]  # (B, 5)
+        classes = logits.shape[1]
+        pairs = None
+        if classes <= MAX_CLASSES_SHOWN:
+            pairs = torch.bincount(truth * classes + logits.argmax(1), minlength=classes**2).cpu()
+        counts = [best[:, 0].sum(), best.any(1).sum(), known.sum(), (~known).sum()]
+        self.results.append((torch.stack(counts).double().cpu(), pairs))
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Add up the batches of all ranks; `size` is mmengine's and not needed."""
+        if not self.results:
+            raise ValueError("there is nothing to evaluate: the data holds no image")
+        counts = torch.stack([count for count, _ in self.results]).sum(0)
+        all_reduce(counts)
+        if self.results[0][1] is not None:
+            pairs = torch.stack([pair for _, pair in self.results]).sum(0)
+            all_reduce(pairs)
+            classes = int(len(pairs) ** 0.5)
+            self.confusion = pairs.view(classes, classes)
+        self.results.clear()
+        self.last = self.compute_metrics([counts])
+        return self.last
+
+    def compute_metrics(self, results: list[torch.Tensor]) -> dict[str, float]:
+        """The summed counts as fractions."""
+        top1, top5, images, unreadable = results[0].tolist()
+        shares = {"top1": top1 / max(images, 1), "top5": top5 / max(images, 1)}
+        return {**shares, "images": int(images), "unreadable": int(unreadable)}

@@ -1,0 +1,200 @@
+"""mmengine's Runner with the loaders, checkpoints and resuming of this project.
+
+`runner_type = "VertebraRunner"` in a config selects it, in mmdet's and mmseg's own scripts too.
+"""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from ..backbones._checkpoint import load_weights, read_checkpoint
+from ..backbones._errors import UserError
+from .atomic import remove_leftovers
+from .data import build_loader
+from .record import check_same_run, describe_run
+
+_OWN_DATA = "TimmDataset"
+_PLACE = ("last_step", "_global_step", "_last_value")  # of a schedule; the rest of its state are its lengths
+
+
+def checkpoint_files(work_dir: Path) -> list[Path]:
+    """The checkpoints that a run can be resumed from, newest first."""
+    files = [*work_dir.glob("epoch_*.pth"), *work_dir.glob("iter_*.pth")]
+    return sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+@RUNNERS.register_module()
+class VertebraRunner(Runner):
+    """See the module's docstring. Further entries of a config that it reads:
+
+    `load_from`: weights to start from, adapted by the family's filter; `resume`: go on from `load_from`, or from the
+    newest whole checkpoint of the work dir.
+    """
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        """mmengine's logger; the terminal gets our warnings and all errors, since `ProgressHook` writes there."""
+        logger = super().build_logger(log_level, log_file, **kwargs)
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler and log_level != "DEBUG":
+                handler.setLevel(logging.WARNING)
+                handler.addFilter(_ours_or_error)
+                handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        return logger
+
+    def build_dataloader(  # type: ignore[override]  # mmengine's is static, and called on the object
+        self, dataloader: DataLoader | dict[str, Any], seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Our loader for `TimmDataset`, mmengine's for all others."""
+        if isinstance(dataloader, DataLoader) or dataloader["dataset"].get("type") != _OWN_DATA:
+            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        cfg = copy.deepcopy(dict(dataloader))
+        training = cfg["dataset"].get("training", False)
+        group = self._accumulation() if training else 1
+        class_map = None if training else self._class_map(cfg["dataset"])
+        loader = build_loader(**cfg, group=group, seed=self.seed or 0, class_map=class_map)
+        self._check_classes(loader)
+        return loader
+
+    def _accumulation(self) -> int:
+        wrapper = self.optim_wrapper
+        return wrapper.get("accumulative_counts", 1) if isinstance(wrapper, dict) else 1
+
+    def _class_map(self, dataset: dict[str, Any]) -> dict[str, int] | None:
+        """The classes that the model was, or is being, trained on: an evaluated folder may lack some."""
+        if dataset.get("class_map") is not None or dataset.get("name"):
+            return dataset.pop("class_map", None)
+        labels = self.cfg.get("labels")
+        if labels:
+            return {name: index for index, name in enumerate(labels)}
+        if isinstance(self._train_loop, dict) or self._train_loop is None:
+            return None
+        return self.train_dataloader.dataset.class_to_idx or None
+
+    def _check_classes(self, loader: DataLoader) -> None:
+        found, expected = len(loader.dataset.class_to_idx), self._bare_model().backbone.num_classes
+        if found and found != expected:
+            raise UserError(
+                f"the data has {found} classes and the model {expected}: set model.num_classes={found} "
+                f"(--cfg-options model.num_classes={found}) or use the data the model was made for"
+            )
+
+    def _bare_model(self) -> Any:
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    @property
+    def checkpoint_args(self) -> dict[str, Any]:
+        """How the checkpoint hook writes its files, for who writes one beside it."""
+        hook = next((hook for hook in self.hooks if hasattr(hook, "save_optimizer")), None)
+        return {"backend_args": hook.backend_args} if hook else {}
+
+    def save_checkpoint(self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """mmengine's file, with what rebuilds the model and says where in the epoch it stands."""
+        super().save_checkpoint(*args, meta={**(meta or {}), "vertebra": describe_run(self)}, **kwargs)
+
+    def load_or_resume(self) -> None:
+        """Resume from the newest whole checkpoint, or from the one that was named, or load weights."""
+        if self._has_loaded:
+            return
+        remove_leftovers(Path(self.work_dir))
+        if self._resume and self._load_from is None:
+            self._resume_newest()
+        elif self._resume:
+            self.resume(self._load_from)
+        elif self._load_from is not None:
+            self.load_checkpoint(self._load_from)
+        self._has_loaded = True
+
+    def _resume_newest(self) -> None:
+        files = checkpoint_files(Path(self.work_dir))
+        if not files:
+            self.logger.warning(f"there is no checkpoint in {self.work_dir}: starting from the beginning")
+            self._resume = False
+        for path in files:
+            try:
+                read_checkpoint(path)
+            except UserError as error:
+                self.logger.warning(f"{error}; trying the one before it")
+                continue
+            self.resume(str(path))
+            return
+        if files:
+            raise UserError(f"none of the {len(files)} checkpoints in {self.work_dir} can be read")
+
+    def load_checkpoint(self, filename: str, map_location: Any = "cpu", strict: bool = True, **_: Any) -> dict:
+        """Read a file safely and load it: a training state to go on from, or weights in any layout the family knows.
+
+        Raises:
+            UserError: the file is missing, corrupt or hostile, or belongs to another model.
+        """
+        checkpoint = read_checkpoint(filename)
+        backbone = self._bare_model().backbone
+        if self._resume:
+            check_same_run(self, checkpoint, filename)
+            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+            load_weights(backbone, checkpoint, filename)
+            return checkpoint
+        fresh = load_weights(backbone, checkpoint, filename)
+        if fresh and self._train_loop is None:
+            raise UserError(
+                f"checkpoint {filename} has no classifier that fits ({', '.join(fresh)}): it cannot be tested"
+            )
+        if fresh:
+            self.logger.warning(f"{filename}: {', '.join(fresh)} start anew")
+        self.call_hook("after_load_checkpoint", checkpoint={"state_dict": self._bare_model().state_dict()})
+        return checkpoint
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Go on from a checkpoint, in the middle of an epoch too, with the schedule of the present config."""
+        lengths = [copy.deepcopy(schedule.state_dict()) for schedule in self.param_schedulers or ()]
+        start = [(group["lr"], group.get("initial_lr")) for group in self._lr_groups()]
+        super().resume(filename, map_location="cpu")
+        self._place_in_epoch(filename)
+        saved = [schedule.state_dict() for schedule in self.param_schedulers or ()]
+        if [_lengths(state) for state in saved] != [_lengths(state) for state in lengths]:
+            self._replay_schedule(lengths, start)
+
+    def _lr_groups(self) -> list[dict[str, Any]]:
+        base = self.optim_wrapper.base_param_settings
+        return [*self.optim_wrapper.optimizer.param_groups, *([base] if base is not None else [])]
+
+    def _place_in_epoch(self, filename: str) -> None:
+        loop = self.train_loop
+        taken = loop._iter - loop._epoch * len(loop.dataloader)
+        if hasattr(loop.dataloader.sampler, "skip") and 0 <= taken < len(loop.dataloader):
+            return
+        if taken:
+            self.logger.warning(
+                f"{filename} was saved in the middle of an epoch that cannot be continued (a stream, or another batch "
+                f"size): epoch {loop._epoch + 1} starts again"
+            )
+        loop._iter = loop._epoch * len(loop.dataloader)
+
+    def _replay_schedule(self, lengths: list[dict[str, Any]], start: list[tuple[float, float | None]]) -> None:
+        """Bring schedules of other lengths than the saved ones to the present step."""
+        self.logger.warning(f"the run has another length now: the learning rate goes on at its step {self.iter}")
+        for group, (rate, initial) in zip(self._lr_groups(), start, strict=True):
+            group["lr"] = rate
+            if initial is not None:
+                group["initial_lr"] = initial
+        for schedule, state in zip(self.param_schedulers, lengths, strict=True):
+            schedule.load_state_dict(state)
+        for step in range(1, self.iter + 1):
+            for schedule in self.param_schedulers:
+                if not schedule.by_epoch or step % len(self.train_dataloader) == 0:
+                    schedule.step()
+
+
+def _ours_or_error(record: logging.LogRecord) -> bool:
+    """mmengine warns of much that no user can change; all of it is in the log file."""
+    return record.levelno >= logging.ERROR or Path(record.pathname).parent == Path(__file__).parent
+
+
+def _lengths(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if key not in _PLACE}

@@ -1,0 +1,126 @@
+"""A classifier from a name and a checkpoint, with the labels and the image preparation that belong to it.
+
+Needs torch and timm only, so that evaluation by name, prediction and export work without any mm* package.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import create_transform, resolve_data_config
+from torch import nn
+from vertebra.backbones._checkpoint import find_weights, load_weights, read_checkpoint
+from vertebra.backbones._errors import UserError
+from vertebra.tools._common import did_you_mean
+
+PRETRAINED = "pretrained"
+
+
+@dataclass
+class Classifier:
+    """A built model in eval mode, and what was known of it beside the weights."""
+
+    name: str
+    model: nn.Module
+    labels: list[str] = field(default_factory=list)
+    """Names of the classes, for people."""
+    folders: list[str] = field(default_factory=list)
+    """Class folders it was trained on, in the order of its outputs; empty where the file does not say."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What `timm.create_model` was given beside the name and the number of classes."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What its evaluation changed in the model's own image preparation (`input_size`, `crop_pct` ...)."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """timm's data config: input_size, interpolation, mean, std, crop_pct, crop_mode."""
+        return {**resolve_data_config({}, model=self.model), **self.changes}
+
+    def transform(self) -> Callable[[Any], torch.Tensor]:
+        """A PIL image -> a normalised tensor (3, H, W), as the model is evaluated."""
+        return create_transform(**self.data, is_training=False)
+
+    def label(self, index: int) -> str:
+        """The class's name, or its number where no names are known."""
+        return self.labels[index] if index < len(self.labels) else str(index)
+
+
+def check_model_name(name: str) -> str:
+    """The name, if timm knows it; UserError with near matches otherwise."""
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        raise UserError(f"there is no model {name!r} in timm or vertebra.{did_you_mean(name.split('.')[0], known)}")
+    return name
+
+
+def _classes_of(weights: dict[str, torch.Tensor], model: nn.Module) -> int | None:
+    """The number of classes in a bare file: rows of what ends like the model's classifier."""
+    heads = (model.pretrained_cfg or {}).get("classifier") or "head.fc"
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    names = (prefix + head for head in (*heads, "head", "head.fc", "fc", "classifier") for prefix in ("", "backbone."))
+    return next((len(weights[f"{name}.weight"]) for name in names if f"{name}.weight" in weights), None)
+
+
+def load_classifier(
+    name: str, checkpoint: str | Path | None = None, raw: bool = False, device: torch.device | str = "cpu"
+) -> Classifier:
+    """Build a classifier and load its weights.
+
+    Args:
+        name: a timm name, ours or not.
+        checkpoint: a file (class count, labels and options come from its meta, in a bare file from the head's shape),
+            "pretrained" for the published weights of the name, None for fresh weights.
+        raw: plain weights although the file holds an EMA copy.
+        device: where the model is put.
+
+    Raises:
+        UserError: unknown name; missing, corrupt, hostile or foreign checkpoint; published weights that cannot be had.
+    """
+    check_model_name(name)
+    if checkpoint is None or str(checkpoint) == PRETRAINED:
+        model = _create(name, pretrained=checkpoint is not None)
+        return Classifier(name, model.to(device).eval(), _imagenet_labels(model))
+    read = read_checkpoint(checkpoint)
+    meta = read.get("meta") if isinstance(read.get("meta"), dict) else {}
+    known = meta.get("vertebra", {}) if isinstance(meta.get("vertebra", {}), dict) else {}
+    if known.get("model_name", name).split(".")[0] != name.split(".")[0]:
+        raise UserError(f"checkpoint {checkpoint} is of {known['model_name']}, not of {name}")
+    classes = known.get("num_classes") or _classes_of(find_weights(read, raw), _create(name, device="meta"))
+    options = dict(known.get("options", {}))
+    model = _create(name, num_classes=classes, **options)
+    fresh = load_weights(model, read, str(checkpoint), raw)
+    if fresh:
+        raise UserError(
+            f"checkpoint {checkpoint} has no classifier ({', '.join(fresh)}): it can start a training, not classify"
+        )
+    changes = {key: _tuple(value) for key, value in (known.get("transform") or {}).items()}
+    folders = [str(label) for label in known.get("labels") or ()]
+    return Classifier(name, model.to(device).eval(), folders or _imagenet_labels(model), folders, options, changes)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except UserError:
+        raise
+    except (RuntimeError, OSError, ValueError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"the published weights of {name} cannot be had: {reason}") from error
+
+
+def _imagenet_labels(model: nn.Module) -> list[str]:
+    """ImageNet's class names for a model of 1,000 classes, none for others."""
+    if model.num_classes != 1000:
+        return []
+    from timm.data import ImageNetInfo
+
+    return [label.split(",")[0] for label in ImageNetInfo("imagenet-1k").label_descriptions()]

@@ -1,0 +1,123 @@
+"""What every command line shares: its parser, its device, its exit codes and how it says that something is wrong."""
+
+import argparse
+import errno
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from vertebra import __version__
+from vertebra.backbones._errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+USER_MISTAKE = 2  # argparse leaves with the same code
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than this process may write",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+}
+
+
+def make_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A parser for the tool `name` with `--device` and an example at the end of its help."""
+    parser = argparse.ArgumentParser(
+        prog=f"vertebra {name}",
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
+    return parser
+
+
+def pick_device(name: str | None) -> "torch.device":
+    """The device asked for, or the GPU where there is one; UserError if this machine does not have it."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"--device {name} cannot be used here: {reason}") from error
+    return device
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import an optional package, or say which extra of vertebra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f'this needs the package {module!r}, which cannot be imported ({error}): pip install "vertebra[{extra}]"'
+        ) from error
+
+
+def versions() -> str:
+    """The versions that a measured number depends on, in one line."""
+    import timm
+    import torch
+
+    return f"vertebra {__version__}, torch {torch.__version__}, timm {timm.__version__}"
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """' Did you mean a, b?' for the nearest names, or an empty string."""
+    near = get_close_matches(word, known, n=3, cutoff=0.6)
+    return f" Did you mean {', '.join(near)}?" if near else ""
+
+
+def _sentence(error: BaseException) -> str | None:
+    """What to print for an error that is the user's to mend; None for one that is ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{_DISK_ERRORS[error.errno]}{where}; nothing that was complete before has been touched."
+    return None
+
+
+def _terminated(signum: int, frame: object) -> None:
+    raise Interrupted(signum, "Terminated before there was anything to save.")
+
+
+def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a tool's `main` and turn mistakes and signals into one sentence on stderr and an exit code.
+
+    Exit codes: 0 done, 2 a mistake that the sentence names, 130/143 ended by SIGINT/SIGTERM, 1 a fault of ours (with
+    its traceback). `VERTEBRA_TRACEBACK=1` prints the traceback in every case.
+    """
+    previous = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return main(argv) or 0
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
+        return 0
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None or os.environ.get("VERTEBRA_TRACEBACK") == "1":
+            traceback.print_exc()
+        if sentence is not None:
+            print(f"error: {sentence}", file=sys.stderr)
+        return 1 if sentence is None else USER_MISTAKE
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,93 @@
+"""The demo: make data, train VAN-B0 on it, test, draw, export and check."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    import _installed  # noqa: F401  says how to install where vertebra cannot be imported
+
+from PIL import Image
+from vertebra.tools import export_onnx, infer, make_dataset, test, train
+from vertebra.tools._common import make_parser, run_tool
+
+CONFIG = "demo/van_b0_digits"
+SHEET_COLUMNS, SHEET_ROWS = 6, 4
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `demo`."""
+    parser = make_parser("demo", __doc__, "vertebra demo")
+    parser.add_argument("--out", default="work_dirs/demo", metavar="DIR", help="where everything is left")
+    parser.add_argument("--data", default="data/digits", metavar="DIR", help="where the data is made")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config")
+    return parser
+
+
+def draw_sheet(pictures: Sequence[Path], out: Path) -> None:
+    """Put drawn predictions side by side on one sheet."""
+    tiles = [Image.open(path) for path in pictures]
+    width, height = max(tile.width for tile in tiles), max(tile.height for tile in tiles)
+    rows = -(-len(tiles) // SHEET_COLUMNS)
+    sheet = Image.new("RGB", (SHEET_COLUMNS * (width + 8) + 8, rows * (height + 8) + 8), "#e6e6e6")
+    for place, tile in enumerate(tiles):
+        row, column = divmod(place, SHEET_COLUMNS)
+        sheet.paste(tile, (8 + column * (width + 8), 8 + row * (height + 8)))
+    sheet.save(out)
+
+
+def some_images(folder: Path, count: int) -> list[Path]:
+    """`count` images, taken from each class folder in turn."""
+    classes = [sorted(path.iterdir()) for path in sorted(folder.iterdir())]
+    return [images[turn] for turn in range(count) for images in classes if turn < len(images)][:count]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    args = build_parser().parse_args(argv)
+    out, data = Path(args.out), Path(args.data)
+    device = ["--device", args.device] if args.device else []
+    print(f"1/5  data: real handwritten digits, in {data}")
+    make_dataset.make_digits(data)
+
+    print(f"\n2/5  training {CONFIG}")
+    if out.exists():
+        shutil.rmtree(out)  # the demo's own folder: it starts from nothing each time
+    began = time.perf_counter()
+    options = ["--cfg-options", *args.cfg_options] if args.cfg_options else []
+    train.main([CONFIG, "--data", str(data), "--work-dir", str(out), *options, *device])
+    trained = time.perf_counter() - began
+    checkpoint = (out / "last_checkpoint").read_text()
+
+    print(f"\n3/5  testing {checkpoint}")
+    test.main([CONFIG, checkpoint, "--data", str(data), "--out", str(out / "metrics.json"), *options, *device])
+
+    print("\n4/5  drawing predictions")
+    images = some_images(data / "imagenet" / "val", SHEET_COLUMNS * SHEET_ROWS)
+    folder = out / "predictions"
+    infer.main([CONFIG, checkpoint, *map(str, images), "--out", str(folder), *device])
+    names = infer.picture_names(images)
+    draw_sheet([folder / names[path] for path in images], out / "predictions.png")
+
+    print("\n5/5  exporting")
+    export_onnx.main(["van_b0", "--checkpoint", checkpoint, "--out", str(out / "model.onnx")])
+
+    metrics = json.loads((out / "metrics.json").read_text())
+    print(f"\n  top-1        {metrics['top1']:.2%} of {metrics['images']} held-out digits")
+    print(f"  training     {trained:.0f} s")
+    for name, what in (
+        ("metrics.json", "the numbers"),
+        ("curve.png", "loss, rate and accuracy"),
+        ("predictions.png", "predictions drawn"),
+        ("model.onnx", "the exported model"),
+    ):
+        print(f"  {what:<24} {out / name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

@@ -1,0 +1,153 @@
+"""Predict images or folders of images: labelled pictures and results.json."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    import _installed  # noqa: F401  says how to install where vertebra cannot be imported
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from timm.data import get_img_extensions
+from vertebra.backbones._errors import UserError
+from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier
+from vertebra.tools._common import make_parser, need, pick_device, run_tool
+
+_CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".bin", ".ckpt")
+_TOP, _BATCH = 5, 16
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `infer`."""
+    example = "vertebra infer van_b0 work_dirs/demo/epoch_12.pth data/digits/imagenet/val/7 --out predictions"
+    parser = make_parser("infer", __doc__, example)
+    add = parser.add_argument
+    add("target", metavar="CONFIG|NAME", help="a config, or a timm name")
+    add(
+        "inputs",
+        nargs="+",
+        metavar="[CHECKPOINT|pretrained] IMAGE|DIR",
+        help="a checkpoint first, then what to predict",
+    )
+    add("--out", required=True, metavar="DIR", help="where pictures and results.json go")
+    return parser
+
+
+def split_inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
+    """The checkpoint, `pretrained` if none is given, and the images."""
+    first = inputs[0]
+    if first == PRETRAINED or first.lower().endswith(_CHECKPOINT_SUFFIXES):
+        if len(inputs) == 1:
+            raise UserError(f"infer was given the checkpoint {first} but no image")
+        return first, list(inputs[1:])
+    return PRETRAINED, list(inputs)
+
+
+def find_images(inputs: Sequence[str]) -> list[Path]:
+    """Every image named, folders searched through, in order and once each."""
+    found: dict[Path, None] = {}
+    for name in inputs:
+        path = Path(name)
+        if not path.exists():
+            raise UserError(f"{name} does not exist: infer takes images and folders of images")
+        if path.is_dir():
+            extensions = get_img_extensions(as_set=True)
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in extensions)
+            if not files:
+                raise UserError(f"folder {name} holds no image ({', '.join(sorted(extensions))})")
+            found.update(dict.fromkeys(files))
+        else:
+            found[path] = None
+    return list(found)
+
+
+def read_images(paths: Sequence[Path]) -> Iterator[tuple[Path, Image.Image]]:
+    """The images that can be read; the others are named on stderr."""
+    for path in paths:
+        try:
+            yield path, Image.open(path).convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            print(f"skipped: {path} cannot be read as an image ({error})", file=sys.stderr)
+
+
+@torch.inference_mode()
+def classify(classifier: Classifier, images: Sequence[Image.Image]) -> list[list[dict[str, Any]]]:
+    """The five best classes of each image, best first."""
+    transform, device = classifier.transform(), next(classifier.model.parameters()).device
+    batch = torch.stack([transform(image) for image in images]).to(device)
+    scores, indices = classifier.model(batch).float().softmax(1).topk(min(_TOP, classifier.model.num_classes))
+    return [
+        [
+            {"label": classifier.label(index), "index": index, "score": round(score, 6)}
+            for score, index in zip(row_scores, row_indices, strict=True)
+        ]
+        for row_scores, row_indices in zip(scores.tolist(), indices.tolist(), strict=True)
+    ]
+
+
+def draw(image: Image.Image, classes: Sequence[dict[str, Any]], least_width: int = 256) -> Image.Image:
+    """The image, enlarged if it is tiny, above a strip with its best classes and their scores as bars."""
+    scale = max(1, -(-least_width // image.width))
+    picture = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST if scale > 1 else None)
+    size = max(12, picture.width // 22)
+    font, row = ImageFont.load_default(size), round(size * 1.5)
+    shown = classes[:3]
+    sheet = Image.new("RGB", (picture.width, picture.height + row * len(shown) + 8), "white")
+    sheet.paste(picture)
+    pen = ImageDraw.Draw(sheet)
+    for place, entry in enumerate(shown):
+        top = picture.height + 4 + place * row
+        pen.rectangle((0, top, round(picture.width * entry["score"]), top + row - 3), fill="#cfe3f5")
+        pen.text((6, top), f"{entry['label']}", fill="black", font=font)
+        pen.text((picture.width - 6, top), f"{entry['score']:.1%}", fill="black", font=font, anchor="ra")
+    return sheet
+
+
+def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A name for each drawn picture: the image's own, numbered where two are alike."""
+    names: dict[Path, str] = {}
+    used: dict[str, int] = {}
+    for path in paths:
+        used[path.stem] = used.get(path.stem, 0) + 1
+        names[path] = f"{path.stem}.png" if used[path.stem] == 1 else f"{path.stem}_{used[path.stem]}.png"
+    return names
+
+
+def load_target(target: str, checkpoint: str, device: torch.device) -> Classifier:
+    """The classifier of a name, or of a config, which needs mmengine to be read."""
+    if "/" not in target and not target.endswith(".py"):
+        return load_classifier(target, checkpoint, device=device)
+    need("mmengine", extra="train")
+    from vertebra.engine.config import read_config
+
+    return load_classifier(read_config(target).model.model_name, checkpoint, device=device)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    args = build_parser().parse_args(argv)
+    checkpoint, inputs = split_inputs(args.inputs)
+    paths = find_images(inputs)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    classifier = load_target(args.target, checkpoint, pick_device(args.device))
+    names, results, waiting = picture_names(paths), [], read_images(paths)
+    while batch := list(islice(waiting, _BATCH)):
+        for (path, image), classes in zip(batch, classify(classifier, [image for _, image in batch]), strict=True):
+            draw(image, classes).save(out / names[path])
+            results.append({"image": str(path), "size": [image.height, image.width], "classes": classes})
+    if not results:
+        raise UserError(f"none of the {len(paths)} files given can be read as an image")
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    skipped = f", {len(paths) - len(results)} skipped" if len(results) < len(paths) else ""
+    print(f"{len(results)} images predicted{skipped}: pictures and results.json are in {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

@@ -1,0 +1,141 @@
+"""Evaluate a trained or published model and write its metrics."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    import _installed  # noqa: F401  says how to install where vertebra cannot be imported
+
+from vertebra.backbones._errors import UserError
+from vertebra.tools._classifier import PRETRAINED, check_model_name, load_classifier
+from vertebra.tools._common import make_parser, need, run_tool, versions
+from vertebra.tools.train import choose_device, parse_changes
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `test`."""
+    parser = make_parser("test", __doc__, "vertebra test van_b0 work_dirs/demo/epoch_12.pth --data data/digits")
+    add = parser.add_argument
+    add("target", metavar="CONFIG|NAME", help="a config, or a timm name (evaluated on an ImageNet-style folder)")
+    add("checkpoint", metavar="CHECKPOINT|pretrained", help="a file, or the published weights")
+    add("--data", metavar="DIR", help="the data folder: with val/, or itself holding the class folders")
+    add("--out", metavar="FILE.json", help="where the metrics are written")
+    add("--batch-size", type=int, metavar="N", help="images at a time (default: the config's, 64 for a name)")
+    add("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config")
+    return parser
+
+
+def config_for_name(name: str, checkpoint: str, data: str | None, batch_size: int) -> Any:
+    """A config that evaluates a timm model on a folder, prepared as its checkpoint or its own cfg says."""
+    from vertebra.engine.config import read_config
+
+    if data is None:
+        raise UserError(f"test {name} needs --data DIR: a folder with val/ and one folder of images per class")
+    known = load_classifier(name, checkpoint)
+    config = read_config("imagenet/evaluation")
+    config.model = dict(type="TimmClassifier", model_name=name, num_classes=known.model.num_classes, **known.options)
+    config.labels = known.folders
+    config.test_dataloader.dataset.transform = known.changes
+    config.test_dataloader.batch_size = batch_size
+    return config
+
+
+def prepare(args: argparse.Namespace) -> Any:
+    """The config of the evaluation: no training in it, and the checkpoint as what it loads."""
+    from vertebra.engine import config as configs
+
+    try:
+        configs.find_config(args.target)
+        config = configs.read_config(args.target)
+    except UserError as no_config:
+        if "/" in args.target or args.target.endswith(".py"):
+            raise
+        try:
+            check_model_name(args.target)
+        except UserError as no_model:
+            raise UserError(f"{args.target!r} is neither a config nor a model: {no_model}") from no_config
+        config = config_for_name(args.target, args.checkpoint, args.data, args.batch_size or 64)
+    if args.data:
+        configs.use_data(config, args.data)
+    configs.change(config, parse_changes(args.cfg_options))
+    configs.check_model(config)
+    if args.batch_size:
+        config.test_dataloader.batch_size = args.batch_size
+    if args.checkpoint == PRETRAINED:
+        config.model.pretrained = True
+    else:
+        config.load_from = args.checkpoint
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "val_dataloader", "val_cfg"):
+        config.pop(key, None)
+    config.pop("val_evaluator", None)
+    config.custom_hooks = [hook for hook in config.get("custom_hooks", []) if hook["type"] == "UnreadableImagesHook"]
+    config.visualizer = dict(type="Visualizer")
+    config.resume = False
+    return config
+
+
+def confusion_summary(confusion: Any, names: Sequence[str]) -> list[str]:
+    """The worst class and the pairs of classes that are mixed up most often, in words."""
+    off = confusion.clone().fill_diagonal_(0)
+    right, total = confusion.diag(), confusion.sum(1)
+    worst = int((right / total.clamp(min=1)).masked_fill(total == 0, 2).argmin())
+    lines = [f"worst class  {names[worst]}: {int(right[worst])} of {int(total[worst])} right"]
+    pairs = off.flatten().topk(min(3, off.numel()))
+    for count, place in zip(pairs.values.tolist(), pairs.indices.tolist(), strict=True):
+        if count:
+            true, said = divmod(place, len(names))
+            lines.append(f"mixed up     {names[true]} taken for {names[said]}: {int(count)} times")
+    return lines
+
+
+def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Run the evaluation; its metrics and the lines that tell of confusions."""
+    from vertebra.engine.config import build_runner
+
+    config = prepare(args)
+    config.work_dir = config.get("work_dir") or f"work_dirs/test_{Path(args.target).stem}"
+    began = time.perf_counter()
+    runner = build_runner(config)
+    found = runner.test()
+    seconds = time.perf_counter() - began
+    names = runner.test_dataloader.dataset.metainfo["classes"]
+    confusion = runner.test_loop.evaluator.metrics[0].confusion
+    lines = confusion_summary(confusion, names) if confusion is not None and len(names) == len(confusion) else []
+    metrics = {
+        **found,
+        "seconds": round(seconds, 3),
+        "model": config.model.model_name,
+        "config": args.target,
+        "checkpoint": args.checkpoint,
+        "versions": versions(),
+    }
+    return metrics, lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    args = build_parser().parse_args(argv)
+    need("mmengine", extra="train")
+    need("cv2", extra="train")
+    choose_device(args.device)
+    import vertebra.engine  # noqa: F401  registers what the configs name
+
+    metrics, lines = evaluate(args)
+    for key, value in metrics.items():
+        print(f"  {key:<10}  {f'{value:.2%}' if key in ('top1', 'top5') else value}")
+    print("\n".join(f"  {line}" for line in lines))
+    if args.out:
+        out = Path(args.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(metrics, indent=2) + "\n")
+        print(f"  written to {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

@@ -1,0 +1,174 @@
+"""Train a model from a config, or go on with a run that was ended."""
+
+import argparse
+import ast
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    import _installed  # noqa: F401  says how to install where vertebra cannot be imported
+
+from vertebra.backbones._errors import UserError
+from vertebra.tools._common import make_parser, need, run_tool
+
+_AUTO = "auto"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `train`."""
+    parser = make_parser("train", __doc__, "vertebra train demo/van_b0_digits --data data/digits --seed 1")
+    add = parser.add_argument
+    add("config", help="a config file, or a name under configs/ such as demo/van_b0_digits")
+    add("--backbone", metavar="NAME", help="another timm model in the place of the config's")
+    add("--data", metavar="DIR", help="the data folder, in the place of the config's")
+    add("--work-dir", metavar="DIR", help="where the run is kept (default: work_dirs/<config>)")
+    add("--resume", nargs="?", const=_AUTO, metavar="CKPT", help="go on from CKPT, or from the run's newest checkpoint")
+    add("--seed", type=int, metavar="N", help="seed of everything that is drawn (default: the config's)")
+    add("--amp", choices=("bf16", "fp16"), help="mixed precision")
+    add("--compile", action="store_true", help="run the model through torch.compile")
+    add("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config: train_cfg.max_epochs=5 ...")
+    add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes")
+    add("--loggers", metavar="A,B", help="tensorboard, wandb, mlflow (JSON lines are always written)")
+    return parser
+
+
+def parse_changes(options: Sequence[str]) -> dict[str, Any]:
+    """`k=v` words as a dictionary; values are Python literals, and text where they are none."""
+    changes: dict[str, Any] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not key:
+            raise UserError(f"--cfg-options takes key=value, not {option!r}")
+        try:
+            changes[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            changes[key] = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    return changes
+
+
+def choose_device(name: str | None) -> str:
+    """Settle the device before mmengine looks for one, which it does when it is imported; "cpu", "cuda" or "mps"."""
+    from vertebra.tools._common import pick_device
+
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        return "cpu"
+    device = pick_device(name)
+    if device.index is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(device.index)
+    return device.type
+
+
+def prepare(args: argparse.Namespace, device: str) -> Any:
+    """The config that the command line asks for, checked as far as can be without building anything."""
+    from vertebra.engine import config as configs
+
+    config = configs.read_config(args.config)
+    if args.backbone:
+        config.model.model_name = args.backbone
+    if args.data:
+        configs.use_data(config, args.data)
+    if args.seed is not None:
+        config.randomness = dict(config.get("randomness") or {}, seed=args.seed)
+    configs.change(config, parse_changes(args.cfg_options))
+    if args.amp:
+        dtype = {"bf16": "bfloat16", "fp16": "float16"}[args.amp]
+        config.optim_wrapper.update(type="AnyDeviceAmpOptimWrapper", dtype=dtype, device=device)
+    if args.compile:
+        config.model.compiled = True
+    if args.loggers is not None:
+        config.visualizer.vis_backends = log_backends(args.loggers)
+    config.launcher = args.launcher
+    if device == "cpu" and args.launcher != "none":
+        config.env_cfg.dist_cfg = dict(backend="gloo")
+    configs.check_model(config)
+    config.work_dir = args.work_dir or config.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    return config
+
+
+def log_backends(names: str) -> list[dict[str, Any]]:
+    """mmengine's backends for the loggers named, JSON lines first."""
+    known = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend", "mlflow": "MLflowVisBackend"}
+    backends = [dict(type="LocalVisBackend")]
+    for name in filter(None, names.split(",")):
+        if name not in known:
+            raise UserError(f"--loggers {name} is not known; take {', '.join(known)}")
+        need(name, extra="train" if name == "tensorboard" else "loggers")
+        backends.append(dict(type=known[name]))
+    return backends
+
+
+def settle_work_dir(config: Any, resume: str | None) -> None:
+    """Make the work dir, and refuse to mix two runs in it.
+
+    Raises:
+        UserError: it cannot be written, or holds checkpoints and `--resume` was not given.
+    """
+    from vertebra.engine.runner import checkpoint_files
+
+    folder = Path(config.work_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"work dir {folder} cannot be written: {error.strerror}") from error
+    files = checkpoint_files(folder)
+    if files and resume is None:
+        raise UserError(f"work dir {folder} holds checkpoints ({files[0].name} ...): add --resume, or take another")
+    if resume is not None:
+        config.resume = True
+        config.load_from = None if resume == _AUTO else resume
+
+
+def train(config: Any) -> dict[str, Any]:
+    """Run a prepared config to its end; what the summary says of it."""
+    from vertebra.engine.config import build_runner
+    from vertebra.tools.plot import draw, read_run
+
+    began = time.perf_counter()
+    runner = build_runner(config)
+    try:
+        runner.train()
+    finally:
+        for hook in runner.hooks:
+            getattr(hook, "close", lambda: None)()
+    model = runner._bare_model()
+    folder = Path(runner.work_dir)
+    draw([read_run(folder)], folder / "curve.png")
+    evaluated = runner.val_loop.evaluator.metrics[0].last if runner._val_loop is not None else {}
+    return {
+        "model": model.model_name,
+        "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
+        "trained": f"{runner.epoch} epochs, {runner.iter} steps",
+        **{key: f"{value:.2%}" for key, value in evaluated.items() if isinstance(value, float)},
+        "time": f"{time.perf_counter() - began:.0f} s",
+        "checkpoint": (folder / "last_checkpoint").read_text(),
+        "curves": str(folder / "curve.png"),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    args = build_parser().parse_args(argv)
+    need("mmengine", extra="train")
+    need("cv2", extra="train")
+    device = choose_device(args.device)
+    import vertebra.engine  # noqa: F401  registers what the configs name
+
+    config = prepare(args, device)
+    settle_work_dir(config, args.resume)
+    summary = train(config)
+    if int(os.environ.get("RANK", 0)) == 0:
+        width = max(map(len, summary))
+        print("\n".join(["", *(f"  {key:<{width}}  {value}" for key, value in summary.items())]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
