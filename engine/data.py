@@ -6,10 +6,8 @@ added here: the sampler and the per-sample seeds that let a run go on in the mid
 counted, and sentences for folders that do not hold what they should.
 """
 
-import atexit
 import os
 import signal
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -277,16 +275,11 @@ def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
 
 
-def _end_workers_at_exit(loader: DataLoader) -> None:
-    """Ask the workers to end before multiprocessing's own exit sends them the SIGTERM that they do not obey at once."""
-    reference = weakref.ref(loader)
-
-    def end() -> None:
-        iterator = getattr(reference(), "_iterator", None)
-        if iterator is not None:
-            iterator._shutdown_workers()
-
-    atexit.register(end)
+def end_workers(loader: object) -> None:
+    """Ask a loader's workers to end; the SIGTERM of an exiting process is not obeyed by them at once."""
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
 
 
 def build_loader(
@@ -313,11 +306,7 @@ def build_loader(
     )
     if arguments.get("name", "").startswith(_STREAMS):
         stream = TimmStream(batch_size=batch_size, seed=seed, **arguments)
-        loader = DataLoader(stream, drop_last=training, **shared)
-        _end_workers_at_exit(loader)
-        return loader
+        return DataLoader(stream, drop_last=training, **shared)
     images = TimmDataset(**arguments, seed=seed, class_map=class_map)
     sampler = EpochSampler(len(images), batch_size, training, group, repeats, num_batches, seed)
-    loader = DataLoader(images, sampler=sampler, **shared)
-    _end_workers_at_exit(loader)
-    return loader
+    return DataLoader(images, sampler=sampler, **shared)

@@ -5,6 +5,8 @@
 
 import copy
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..backbones._checkpoint import load_weights, read_checkpoint
 from ..backbones._errors import UserError
 from .atomic import remove_leftovers
-from .data import build_loader
+from .data import build_loader, end_workers
 from .record import check_same_run, describe_run
 
 _OWN_DATA = "TimmDataset"
@@ -98,6 +101,24 @@ class VertebraRunner(Runner):
         """mmengine's file, with what rebuilds the model and says where in the epoch it stands."""
         super().save_checkpoint(*args, meta={**(meta or {}), "vertebra": describe_run(self)}, **kwargs)
 
+    def train(self) -> nn.Module:
+        """Train, and leave no worker of a loader behind, however it ends."""
+        with self._ending_workers():
+            return super().train()
+
+    def test(self) -> dict[str, float]:
+        """Evaluate, and leave no worker of a loader behind."""
+        with self._ending_workers():
+            return super().test()
+
+    @contextmanager
+    def _ending_workers(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for loop in (self._train_loop, self._val_loop, self._test_loop):
+                end_workers(getattr(loop, "dataloader", None))
+
     def load_or_resume(self) -> None:
         """Resume from the newest whole checkpoint, or from the one that was named, or load weights."""
         if self._has_loaded:
@@ -167,7 +188,8 @@ class VertebraRunner(Runner):
     def _place_in_epoch(self, filename: str) -> None:
         loop = self.train_loop
         taken = loop._iter - loop._epoch * len(loop.dataloader)
-        if hasattr(loop.dataloader.sampler, "skip") and 0 <= taken < len(loop.dataloader):
+        # a file of the last step holds a whole epoch that has not been ended yet: the loop ends it without a step
+        if hasattr(loop.dataloader.sampler, "skip") and 0 <= taken <= len(loop.dataloader):
             return
         if taken:
             self.logger.warning(

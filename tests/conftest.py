@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.append(str(Path(__file__).parent))  # for tool_processes, which new processes import by name
 
 import numpy as np
 import pytest

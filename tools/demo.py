@@ -12,6 +12,7 @@ if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
 
 from PIL import Image
+from vertebra.backbones._errors import UserError
 from vertebra.tools import export_onnx, infer, make_dataset, test, train
 from vertebra.tools._common import make_parser, run_tool
 
@@ -46,6 +47,16 @@ def some_images(folder: Path, count: int) -> list[Path]:
     return [images[turn] for turn in range(count) for images in classes if turn < len(images)][:count]
 
 
+def start_afresh(out: Path) -> None:
+    """Empty the folder of an earlier demo; UserError if it is anything else."""
+    marker = out / ".vertebra-demo"
+    if out.exists() and any(out.iterdir()) and not marker.exists():
+        raise UserError(f"{out} exists and is not an earlier demo's folder: take another --out, or remove it")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    marker.touch()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     args = build_parser().parse_args(argv)
@@ -55,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_dataset.make_digits(data)
 
     print(f"\n2/5  training {CONFIG}")
-    if out.exists():
-        shutil.rmtree(out)  # the demo's own folder: it starts from nothing each time
+    start_afresh(out)
     began = time.perf_counter()
     options = ["--cfg-options", *args.cfg_options] if args.cfg_options else []
     train.main([CONFIG, "--data", str(data), "--work-dir", str(out), *options, *device])

@@ -6,7 +6,7 @@ default_hooks = dict(
     runtime_info=dict(type="RuntimeInfoHook"),
     timer=dict(type="IterTimerHook"),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    logger=dict(type="LoggerHook", interval=10),
+    logger=dict(type="LoggerHook", interval=10, ignore_last=False),
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, backend_args=dict(backend="atomic")),
 )
 custom_hooks = [

@@ -1,0 +1,122 @@
+"""Runs that are killed, stopped or find a corrupt file end as the run that was left alone: the same bits."""
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from vertebra.backbones._checkpoint import read_checkpoint
+
+LAST = "epoch_4.pth"
+
+
+def final_state(work_dir: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the last checkpoint: weights, EMA copy and optimizer."""
+    checkpoint = read_checkpoint(work_dir / LAST)
+    state = {f"ema.{key}": value for key, value in checkpoint["state_dict"].items()}
+    state |= {f"plain.{key}": value for key, value in checkpoint["ema_state_dict"].items()}
+    for number, slots in checkpoint["optimizer"]["state"].items():
+        state |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in slots.items()}
+    rates = [group["lr"] for group in checkpoint["optimizer"]["param_groups"]]
+    return state | {"rates": torch.tensor(rates, dtype=torch.float64)}
+
+
+def assert_same_bits(work_dir: Path, expected: dict[str, torch.Tensor]) -> None:
+    found = final_state(work_dir)
+    assert found.keys() == expected.keys()
+    different = [key for key, value in expected.items() if not torch.equal(found[key], value)]
+    assert not different, f"{len(different)} of {len(expected)} tensors differ: {different[:5]}"
+
+
+_alone: dict[str, dict[str, torch.Tensor]] = {}
+
+
+@pytest.fixture
+def undisturbed(run: Callable, tiny: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
+    """The end of the run that was left alone, computed once in this process."""
+    if not _alone:
+        done = run("train", tiny, "--work-dir", "alone")
+        assert done.code == 0, done.said
+        _alone["state"] = final_state(tmp_path / "alone")
+    return _alone["state"]
+
+
+def finish(run: Callable, tiny: Path, work_dir: Path) -> None:
+    done = run("train", tiny, "--work-dir", work_dir, "--resume")
+    assert done.code == 0, done.said
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_moments_it_ends_as_the_undisturbed_run(
+    start: Callable, run: Callable, tiny: Path, tmp_path: Path, undisturbed: dict, seed: int
+) -> None:
+    """A checkpoint every four steps lies in the middle of epochs of six; SIGKILL falls anywhere in between."""
+    draw = random.Random(seed)
+    every = ["--cfg-options", "default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=4"]
+    for kill in range(2):
+        tool = start("train", tiny, "--work-dir", "killed", "--resume", *every)
+        tool.wait_until(lambda tool=tool: "epoch" in tool.said or any(tmp_path.glob("killed/iter_*.pth")))
+        time.sleep(draw.uniform(0, 1.5))
+        tool.kill()
+        assert tool.code == -signal.SIGKILL or kill, "the run ended before it could be killed"
+    finish(run, tiny, tmp_path / "killed")
+    assert_same_bits(tmp_path / "killed", undisturbed)
+
+
+def test_killed_while_a_checkpoint_is_written_it_ends_as_the_undisturbed_run(
+    start: Callable, run: Callable, tiny: Path, tmp_path: Path, undisturbed: dict
+) -> None:
+    tool = start("train", tiny, "--work-dir", "killed")
+    tool.wait_until(lambda: any(tmp_path.glob("killed/.epoch_2.pth.*.tmp")))
+    tool.kill()
+    assert tool.code == -signal.SIGKILL
+    assert (tmp_path / "killed/epoch_1.pth").exists()
+    finish(run, tiny, tmp_path / "killed")
+    assert not list(tmp_path.glob("killed/.*.tmp")), "what was half written is still there"
+    assert_same_bits(tmp_path / "killed", undisturbed)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_with_a_checkpoint_and_a_sentence(
+    start: Callable, run: Callable, tiny: Path, tmp_path: Path, undisturbed: dict, signum: int, code: int
+) -> None:
+    tool = start("train", tiny, "--work-dir", "stopped")
+    tool.wait_until(lambda: "epoch 1/4" in tool.said)
+    tool.send(signum)
+    tool.wait()
+    assert tool.code == code
+    assert "is saved, and --resume carries on" in tool.said.splitlines()[-1]
+    assert "Traceback" not in tool.said
+    finish(run, tiny, tmp_path / "stopped")
+    assert_same_bits(tmp_path / "stopped", undisturbed)
+
+
+def test_a_corrupt_newest_checkpoint_is_passed_over_in_favour_of_the_one_before(
+    start: Callable, run: Callable, tiny: Path, tmp_path: Path, undisturbed: dict
+) -> None:
+    tool = start("train", tiny, "--work-dir", "cut")
+    tool.wait_until(lambda: "epoch 3/4" in tool.said and (tmp_path / "cut/epoch_3.pth").exists())
+    tool.kill()
+    newest = tmp_path / "cut/epoch_3.pth"
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    done = run("train", tiny, "--work-dir", "cut", "--resume")
+    assert done.code == 0, done.said
+    assert "epoch_3.pth is truncated" in done.said
+    assert "trying the one before" in done.said
+    assert_same_bits(tmp_path / "cut", undisturbed)
+
+
+def test_a_longer_run_moves_the_end_of_the_schedule_also_when_resumed(
+    run: Callable, tiny: Path, tmp_path: Path
+) -> None:
+    """Two epochs, then on to four: the last rates are those of a run that meant to take four from the start."""
+    short = run("train", tiny, "--work-dir", "longer", "--cfg-options", "train_cfg.max_epochs=2")
+    assert short.code == 0, short.said
+    finish(run, tiny, tmp_path / "longer")
+    rates = final_state(tmp_path / "longer")["rates"]
+    straight = run("train", tiny, "--work-dir", "straight")
+    assert straight.code == 0, straight.said
+    torch.testing.assert_close(rates, final_state(tmp_path / "straight")["rates"], rtol=1e-9, atol=0)

@@ -1,0 +1,83 @@
+"""Tools as processes of their own, started in a moment: a fork server has done the imports that cost seconds.
+
+They can be killed, limited and waited for like any process. A module beside conftest.py, because the fork server has to
+import what it runs by name.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def run_child(tool: str, argv: list[str], folder: str, before: Callable[[], None] | None, output: str) -> None:
+    """In the new process: run a tool in `folder` with both streams in the file `output`."""
+    from vertebra.tools._common import run_tool
+
+    os.setpgrp()
+    os.chdir(folder)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    if before is not None:
+        before()
+    code = run_tool(importlib.import_module(f"vertebra.tools.{tool}").main, argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+class Started:
+    """A tool that runs."""
+
+    def __init__(self, process: multiprocessing.Process, output: Path) -> None:
+        self.process, self.output = process, output
+
+    @property
+    def said(self) -> str:
+        """What it has printed so far, on both streams."""
+        return self.output.read_text() if self.output.exists() else ""
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, negative for a signal, None while it runs."""
+        return self.process.exitcode
+
+    def wait(self, seconds: float = 100) -> "Started":
+        """Wait for its end."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.kill()
+            raise AssertionError(f"did not end within {seconds} s; it said:\n{self.said}")
+        return self
+
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait, at a fine grain, for something that it does."""
+        end = time.monotonic() + seconds
+        while not happened() and self.process.is_alive():
+            time.sleep(0.0005)
+            assert time.monotonic() < end, f"it did not happen within {seconds} s; it said:\n{self.said}"
+
+    def send(self, signum: int) -> None:
+        """A signal to it alone."""
+        os.kill(self.process.pid, signum)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.send(signal.SIGKILL)
+        self.process.join()
+
+
+def start_tool(folder: Path, tool: str, argv: list[str], before: Callable[[], None] | None, output: Path) -> Started:
+    """Start a tool; `before` runs in the new process first (limits)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vertebra.engine", "vertebra.tools.train", "vertebra.tools.test"])
+    process = context.Process(target=run_child, args=(tool, argv, str(folder), before, str(output)))
+    process.start()
+    return Started(process, output)
