@@ -31,7 +31,8 @@ test-all: env-test
 lint: env-test
 	$(module) ruff check
 	$(module) ruff format --check
-	@mkdir -p $(VENV)/src && ln -sfn '$(CURDIR)' $(VENV)/src/vertebra  # pyproject.toml says what pyright needs it for
+	@mkdir -p build/links/vertebra  # pyproject.toml says what pyright needs it for
+	@ln -sfn $(addprefix '$(CURDIR)'/,__init__.py backbones engine kernels tools) build/links/vertebra
 	$(module) pyright --pythonpath $(VENV)/bin/python
 
 dist: env-test
