@@ -96,7 +96,8 @@ class _FeatureMaps(nn.Module):
         self.model, self.indices = model, indices
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.forward_intermediates(x, indices=self.indices, intermediates_only=True))
+        maps: Any = self.model.forward_intermediates  # nn.Module types every attribute as a tensor or module
+        return tuple(maps(x, indices=self.indices, intermediates_only=True))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -270,7 +271,7 @@ def _with_names(classifier: Classifier, features: bool) -> tuple[nn.Module, list
             raise UserError(f"{classifier.name} has no classifier here: --features exports its maps")
         return model, ["logits"]
     try:
-        info = timm.create_model(classifier.name, features_only=True, device="meta").feature_info
+        info: Any = timm.create_model(classifier.name, features_only=True, device="meta").feature_info
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UserError(f"{classifier.name} offers no feature maps: {_first_line(error)}") from error
     strides = info.reduction()

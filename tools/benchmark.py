@@ -1,0 +1,331 @@
+"""Measure images per second and peak memory of models, forward and training, eager and compiled.
+
+Each case (a model, forward or training, eager or compiled) runs in a process of its own. The cases take turns, one
+repeat each a round, so that a machine that grows slower or busier favours none; given are the median of the repeats,
+the lowest and the highest.
+
+forward   eval mode, inference_mode
+training  train mode: forward, backward and one step of AdamW
+memory    on a GPU what PyTorch allocated at most; on a CPU what the process grew by at most since before the model was
+          built, compiled cases with what the compiler keeps
+numbers   float32, without TF32; random images and weights
+"""
+
+if __name__ == "__main__":
+    import _installed  # noqa: F401  says how to install where vertebra cannot be imported
+
+import argparse
+import csv
+import datetime
+import io
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import vertebra
+from vertebra.backbones import model_names
+from vertebra.backbones._errors import UserError
+from vertebra.tools._benchmark_worker import Case, Ready, serve
+from vertebra.tools._classifier import check_model_name
+from vertebra.tools._common import make_parser, pick_device, run_tool
+from vertebra.tools.export_onnx import parse_size
+
+MODES = ("forward", "training")
+REPEATS, SECONDS = 5, 1.0
+AT_ONCE = 16
+"""Processes that take turns; more models than that are measured in groups, one after the other."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table and of the CSV file; `value` is the median of the repeats."""
+
+    model: str
+    mode: str
+    execution: str
+    value: float
+    unit: str
+    lowest: float
+    highest: float
+    repeats: int
+    peak_memory_mb: float | None
+    batch: int
+    height: int
+    width: int
+    precision: str
+    device: str
+    device_name: str
+    threads: int
+    torch: str
+    timm: str
+    vertebra: str
+    commit: str
+    date: str
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `benchmark`; what can be measured is a sub-command each."""
+    parser = make_parser(
+        "benchmark",
+        "Measure speed and memory.",
+        "vertebra benchmark models van_b0 resnet50 --batch 8 --threads 2",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="models")
+    models = kinds.add_parser(
+        "models",
+        help="images per second and peak memory of models, forward and training",
+        description="\n".join((__doc__ or "").splitlines()),
+        epilog=parser.epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = models.add_argument
+    add(
+        "names", nargs="*", metavar="NAME", help="models of vertebra or timm, also van_* (default: van_b0 and the like)"
+    )
+    add("--device", default=argparse.SUPPRESS, help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
+    add("--batch", type=int, metavar="N", help="images a step (default: 8, on a GPU 64)")
+    add("--size", metavar="HxW", help="height and width of the images (default: each model's own)")
+    add("--threads", type=int, metavar="N", help="threads of PyTorch on the CPU (default: PyTorch's own choice)")
+    add("--mode", choices=MODES, help="measure one of the two (default: both)")
+    add("--compile", action="store_true", help="measure torch.compile too; it compiles for minutes")
+    add("--repeats", type=int, default=REPEATS, metavar="N", help=f"repeats of each case (default: {REPEATS})")
+    add("--csv", type=Path, metavar="F", help="append the rows to this file, results/models.csv say")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    for name in ("batch", "threads", "repeats"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}, but must be 1 or more")
+    names = find_names(args.names)
+    size = parse_size(args.size) if args.size else None
+    device = str(pick_device(args.device))
+    if args.csv:
+        check_csv(args.csv)
+    refused = why_not_compiled(device) if args.compile else None
+    if refused:
+        print(f"not measured: compiled models, because {refused}", file=sys.stderr)
+    batch = args.batch or (8 if device == "cpu" else 64)
+    cases = [
+        Case(name, mode, compiled, batch, size, device, args.threads)
+        for name in names
+        for mode in ([args.mode] if args.mode else MODES)
+        for compiled in ((False, True) if args.compile and not refused else (False,))
+    ]
+    rows, failures = measure(cases, args.repeats)
+    if rows:
+        print(table(rows))
+        if args.csv:
+            append(args.csv, rows)
+    if failures:
+        raise UserError("; ".join(failures))
+    return 0
+
+
+def find_names(asked: Sequence[str]) -> list[str]:
+    """The models asked for, patterns resolved; the first of each family of ours where none is. UserError if unknown."""
+    if not asked:
+        firsts = {timm.models.model_entrypoint(name).__module__: name for name in reversed(model_names())}
+        return sorted(firsts.values())
+    names: list[str] = []
+    for name in asked:
+        found = timm.list_models(name) if set("*?[") & set(name) else [check_model_name(name)]
+        if not found:
+            raise UserError(f"no model of timm or vertebra has a name like {name!r}")
+        names.extend(found)
+    return list(dict.fromkeys(names))
+
+
+def why_not_compiled(device: str) -> str | None:
+    """What torch.compile lacks here for the device, or None."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    on_cpu = device == "cpu"
+    variable, names = ("CXX", ("g++", "clang++")) if on_cpu else ("CC", ("gcc", "clang"))
+    asked = os.environ.get(variable)
+    if not any(map(shutil.which, [asked] if asked else names)):
+        return f"there is no {'C++' if on_cpu else 'C'} compiler ({asked or ' or '.join(names)}) on this machine"
+    if not header.is_file():
+        return f"Python's headers are missing ({header})"
+    return None
+
+
+def measure(cases: Sequence[Case], repeats: int = REPEATS, seconds: float = SECONDS) -> tuple[list[Row], list[str]]:
+    """Measure the cases in turns.
+
+    Args:
+        cases: what to measure; each runs in a process of its own, `AT_ONCE` of them alive at a time.
+        repeats: measurements a case.
+        seconds: least time of one.
+
+    Returns:
+        One row a case that ran, in order, and one sentence a case that did not.
+    """
+    rows, failures = [], []
+    for start in range(0, len(cases), AT_ONCE):
+        with _workers(cases[start : start + AT_ONCE]) as workers:
+            for _ in range(repeats):
+                for worker in workers:
+                    worker.repeat(seconds)
+            for worker in workers:
+                worker.finish()
+        rows += [worker.row() for worker in workers if worker.failure is None]
+        failures += [f"{worker.case}: {worker.failure}" for worker in workers if worker.failure is not None]
+    return rows, failures
+
+
+class _Worker:
+    """This side of a case's process; after a failure nothing more is asked of it."""
+
+    def __init__(self, case: Case) -> None:
+        context = multiprocessing.get_context("spawn")  # a copy by fork would share this process's memory and CUDA
+        self.case, self.failure, self.rates = case, None, []
+        self._connection, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(case, other), daemon=True)
+        self.process.start()
+        other.close()
+        self.ready: Ready = self._receive()
+
+    def repeat(self, seconds: float) -> None:
+        if self.failure is None:
+            self._connection.send(seconds)
+            self.rates.append(self._receive())
+
+    def finish(self) -> None:
+        if self.failure is None:
+            self._connection.send(None)
+            self.memory = self._receive()
+
+    def close(self) -> None:
+        self._connection.close()
+        self.process.terminate()
+        self.process.join()
+
+    def _receive(self) -> Any:
+        try:
+            answer = self._connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            answer = f"its process ended with code {self.process.exitcode}; -9 mostly means that memory ran out"
+        if isinstance(answer, str):
+            self.failure = answer
+        return answer
+
+    def row(self) -> Row:
+        return Row(
+            model=self.case.model,
+            mode=self.case.mode,
+            execution="compiled" if self.case.compiled else "eager",
+            value=round(statistics.median(self.rates), 3),
+            unit="images/s",
+            lowest=round(min(self.rates), 3),
+            highest=round(max(self.rates), 3),
+            repeats=len(self.rates),
+            peak_memory_mb=None if self.memory is None else round(self.memory, 1),
+            batch=self.case.batch,
+            height=self.ready.size[0],
+            width=self.ready.size[1],
+            precision="float32",
+            device=self.case.device,
+            device_name=self.ready.device_name,
+            threads=self.ready.threads,
+            torch=torch.__version__,
+            timm=timm.__version__,
+            vertebra=vertebra.__version__,
+            commit=commit(),
+            date=datetime.date.today().isoformat(),
+        )
+
+
+@contextmanager
+def _workers(cases: Iterable[Case]) -> Iterator[list[_Worker]]:
+    """A warm process for each case, started one after the other; all are ended with the block."""
+    workers: list[_Worker] = []
+    try:
+        for case in cases:
+            workers.append(_Worker(case))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def commit() -> str:
+    """The commit of this clone, with a + where files differ from it; empty where vertebra does not run from a clone."""
+    git = ["git", "-C", str(Path(vertebra.__file__).parent)]
+    if not (Path(vertebra.__file__).parent / ".git").exists():
+        return ""
+    try:
+        head = subprocess.check_output([*git, "rev-parse", "--short=10", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.strip() + ("+" if changed.strip() else "")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text, what they have in common first."""
+    first = rows[0]
+    head = (
+        f"{first.device} ({first.device_name}), {first.threads} threads, {first.precision}, batch {first.batch}, "
+        f"median of {first.repeats} repeats; torch {first.torch}, timm {first.timm}, vertebra {first.vertebra} "
+        f"{first.commit} {first.date}"
+    )
+    lines = [("model", "size", "mode", "execution", "images/s", "lowest", "highest", "peak MB")]
+    for row in rows:
+        memory = "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}"
+        rates = (f"{rate:.1f}" for rate in (row.value, row.lowest, row.highest))
+        lines.append((row.model, f"{row.height}x{row.width}", row.mode, row.execution, *rates, memory))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            f"{cell:{'<' if i < 4 else '>'}{width}}" for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    return "\n".join([head, *text])
+
+
+def check_csv(path: Path) -> None:
+    """Refuse, before anything is measured, a file that cannot be appended to or has other columns."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", encoding="utf-8", newline="") as file:
+            file.seek(0)
+            header = next(csv.reader(file), None)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--csv {path} cannot be appended to: {getattr(error, 'strerror', None) or error}") from error
+    if header is not None and header != _columns():
+        raise UserError(f"--csv {path} has other columns than {', '.join(_columns()[:4])} ...: choose another file")
+
+
+def append(path: Path, rows: Sequence[Row]) -> None:
+    """Add rows to a CSV file in one write, with a header if it is new."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _columns(), lineterminator="\n")
+    if not path.exists() or not path.stat().st_size:
+        writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text.getvalue())
+    print(f"{len(rows)} rows appended to {path}")
+
+
+def _columns() -> list[str]:
+    return [field.name for field in fields(Row)]
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
