@@ -75,8 +75,8 @@ def check_keys(config: Mapping[str, Any], where: str) -> None:
         UserError: names the key and what was probably meant.
     """
     for key in config:
-        near = get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.75)
-        if key not in KNOWN_KEYS and near and near[0] not in config:
+        near = get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.88)
+        if key not in KNOWN_KEYS and near:
             raise UserError(f"{where}: there is no key {key!r}; did you mean {near[0]!r}?")
     missing = [key for key in ("model",) if key not in config]
     if missing:
@@ -160,8 +160,6 @@ def check_model(config: Config) -> None:
 def use_data(config: Config, folder: str) -> None:
     """Put another folder in the place of the data root, make_dataset's OUT folder included."""
     root = Path(folder)
-    if not root.exists():
-        raise UserError(f"data folder {folder} does not exist (--data)")
     if (root / "imagenet").is_dir() and not (root / "train").exists():
         root = root / "imagenet"
     for part in ("train", "val", "test"):

@@ -5,6 +5,7 @@
 
 import copy
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,6 +104,8 @@ class VertebraRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train, and leave no worker of a loader behind, however it ends."""
+        # gradients may accumulate over the first steps of a schedule
+        warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
         with self._ending_workers():
             return super().train()
 
@@ -180,6 +183,18 @@ class VertebraRunner(Runner):
         saved = [schedule.state_dict() for schedule in self.param_schedulers or ()]
         if [_lengths(state) for state in saved] != [_lengths(state) for state in lengths]:
             self._replay_schedule(lengths, start)
+
+    def _build_param_scheduler(self, scheduler: Any, optim_wrapper: Any) -> list[Any]:
+        """mmengine's, for runs of any length: a warm-up ends with the run, what would begin after it is left out."""
+        given = scheduler if isinstance(scheduler, list | tuple) else [scheduler]
+        fitting = [self._within_the_run(entry) if isinstance(entry, dict) else entry for entry in given]
+        return super()._build_param_scheduler([entry for entry in fitting if entry is not None], optim_wrapper)
+
+    def _within_the_run(self, schedule: dict[str, Any]) -> dict[str, Any] | None:
+        length = self.max_epochs if schedule.get("by_epoch", True) else self.max_iters
+        if schedule.get("begin", 0) >= length:
+            return None
+        return {**schedule, "end": min(schedule.get("end", length), length)}
 
     def _lr_groups(self) -> list[dict[str, Any]]:
         base = self.optim_wrapper.base_param_settings

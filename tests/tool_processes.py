@@ -7,6 +7,7 @@ import what it runs by name.
 import importlib
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def run_child(tool: str, argv: list[str], folder: str, before: Callable[[], None] | None, output: str) -> None:
+def run_child(tool: str, argv: list[str], folder: str, largest_file: int | None, output: str) -> None:
     """In the new process: run a tool in `folder` with both streams in the file `output`."""
     from vertebra.tools._common import run_tool
 
@@ -25,8 +26,8 @@ def run_child(tool: str, argv: list[str], folder: str, before: Callable[[], None
     os.dup2(descriptor, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
-    if before is not None:
-        before()
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     code = run_tool(importlib.import_module(f"vertebra.tools.{tool}").main, argv)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -74,10 +75,10 @@ class Started:
         self.process.join()
 
 
-def start_tool(folder: Path, tool: str, argv: list[str], before: Callable[[], None] | None, output: Path) -> Started:
-    """Start a tool; `before` runs in the new process first (limits)."""
+def start_tool(folder: Path, tool: str, argv: list[str], largest_file: int | None, output: Path) -> Started:
+    """Start a tool; `largest_file`, in bytes, stands in for a full disk."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vertebra.engine", "vertebra.tools.train", "vertebra.tools.test"])
-    process = context.Process(target=run_child, args=(tool, argv, str(folder), before, str(output)))
+    process = context.Process(target=run_child, args=(tool, argv, str(folder), largest_file, str(output)))
     process.start()
     return Started(process, output)

@@ -3,12 +3,9 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from small_images import write_images
 from tool_processes import Started, start_tool
-
-CLASSES, TRAIN_IMAGES, VAL_IMAGES = 4, 12, 3  # a class
 
 CONFIG = """
 _base_ = [
@@ -51,12 +48,12 @@ visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
-    """`start("train", "demo/van_b0_digits", "--resume", before=...)` runs a tool in `tmp_path`."""
+    """`start("train", "demo/van_b0_digits", "--resume", largest_file=...)` runs a tool in `tmp_path`."""
     running: list[Started] = []
 
-    def start_one(tool: str, *argv: object, before: Callable[[], None] | None = None) -> Started:
+    def start_one(tool: str, *argv: object, largest_file: int | None = None) -> Started:
         output = tmp_path / f"output_{len(running)}.txt"
-        running.append(start_tool(tmp_path, tool, [str(word) for word in argv], before, output))
+        running.append(start_tool(tmp_path, tool, [str(word) for word in argv], largest_file, output))
         return running[-1]
 
     yield start_one
@@ -69,19 +66,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
 def run(start: Callable[..., Started]) -> Callable[..., Started]:
     """Like `start`, and waits for the end."""
     return lambda *args, **kwargs: start(*args, **kwargs).wait()
-
-
-def write_images(folder: Path, classes: int = CLASSES, train: int = TRAIN_IMAGES, val: int = VAL_IMAGES) -> Path:
-    """An ImageNet-style folder of small noisy images whose colour tells the class."""
-    draw = np.random.default_rng(0)
-    for split, count in (("train", train), ("val", val)):
-        for label in range(classes):
-            target = folder / split / f"class{label}"
-            target.mkdir(parents=True)
-            for number in range(count):
-                pixels = draw.integers(0, 80, (40, 40, 3)) + np.eye(3, dtype=int)[label % 3] * 40 * (1 + label // 3)
-                Image.fromarray(pixels.astype(np.uint8)).save(target / f"{number}.png")
-    return folder
 
 
 @pytest.fixture(scope="session")
