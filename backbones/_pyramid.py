@@ -172,7 +172,7 @@ class Pyramid(nn.Module):
             self.reset_classifier(0, "")
         return take
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def get_classifier(self) -> nn.Module:
         """The linear classifier; an Identity where there is none."""
         return self.head.fc
@@ -189,18 +189,22 @@ class Pyramid(nn.Module):
         """
         _check_head(num_classes, self.head.global_pool.pool_type if global_pool is None else global_pool)
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
+        where = get_device_dtype(self)
+        self.head.reset(
+            num_classes, global_pool, in_features=self.num_features, device=where["device"], dtype=where["dtype"]
+        )
         self.head_hidden_size = self.head.num_features
         self.head.apply(self._init_weights)
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: keep the input of each block and run it again in the backward pass."""
         self.grad_checkpointing = enable
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
+        for part in self.modules():
+            if isinstance(part, Stage):
+                part.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's patterns for layer decay: one group a block, or one a stage with `coarse`; the head comes last.
 
@@ -217,7 +221,7 @@ class Pyramid(nn.Module):
             "blocks": [*([(stage, None)] if coarse else fine), (r"^norm\.", with_previous)],
         }
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that the authors do not decay, beyond vectors and biases, which timm exempts."""
         return set()
@@ -233,24 +237,30 @@ def _check_format(output_fmt: str) -> None:
         raise UserError(f"output_fmt is {output_fmt!r}; maps leave as 'NCHW', and in no other layout")
 
 
+def is_eager(x: Tensor) -> bool:
+    """Whether `x` has numbers for a shape: not so in a compiler, an export, a trace or an fx graph. Not for scripts."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy))
+
+
 @register_notrace_function
 def prepare_image(x: Tensor) -> Tensor:
     """Refuse an image (B, C, H, W) with a side below 32 pixels, and on a CPU lay it out for oneDNN: channels last.
 
     The convolutions keep the layout they get, and the one that suits them best is a fifth faster and needs no copies of
-    the widest maps. In compilers, exports, scripts and traces, where shapes are symbols, this does nothing.
+    the widest maps. Compilers, exports, scripts and traces, where shapes are symbols, see nothing of this.
 
     Raises:
         UserError: says the size and the limit.
     """
-    if not torch.jit.is_scripting():
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy):
-            return x
-        height, width = x.shape[-2:]
-        if min(height, width) < MIN_SIZE:
-            raise UserError(f"an image of {height}x{width} pixels is too small: no side may be below {MIN_SIZE}")
-        if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            return x.contiguous(memory_format=torch.channels_last)
+    if torch.jit.is_scripting():
+        return x
+    if not is_eager(x):
+        return x
+    height, width = x.shape[-2:]
+    if min(height, width) < MIN_SIZE:
+        raise UserError(f"an image of {height}x{width} pixels is too small: no side may be below {MIN_SIZE}")
+    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return x.contiguous(memory_format=torch.channels_last)
     return x
 
 
@@ -262,7 +272,8 @@ def drop_path_ramp(rate: float, depths: Sequence[int], stages: int = 4) -> list[
     """
     if len(depths) != stages or min(depths) < 1:
         raise UserError(f"depths is {tuple(depths)}; it takes {stages} numbers of blocks, 1 or more each")
-    return calculate_drop_path_rates(rate, list(depths), stagewise=True)
+    rates: Any = calculate_drop_path_rates(rate, list(depths), stagewise=True)
+    return rates
 
 
 def init_conv_fan_out_(conv: nn.Conv2d) -> None:
@@ -344,7 +355,7 @@ def convert_keys(
     own = model.state_dict()
     _check_trunk(model, given, own, old_names)
     _settle_head(model, given)
-    return {key: given.get(key, value) for key, value in own.items()}
+    return own | {key: given[key] for key in own.keys() & given.keys()}
 
 
 def _check_trunk(
