@@ -192,7 +192,7 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str, r
     missing, unknown = model.load_state_dict(fits, strict=False)
     # a family's filter fills what the file lacks with the model's own tensors
     fresh = {*missing, *(key for key in fits if key in own and fits[key].data_ptr() == own[key].data_ptr() != 0)}
-    heads = (model.pretrained_cfg or {}).get("classifier") or "head"
+    heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or "head"
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     if not any(key.startswith(heads) for key in own.keys() - fresh):
         heads = (*heads, "norm.")  # a detector's file: it has norms of its own in that place
