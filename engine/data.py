@@ -114,7 +114,8 @@ class TimmDataset(Dataset):
     @property
     def class_to_idx(self) -> dict[str, int]:
         """Class name to index, empty where the reader does not know its names."""
-        names = getattr(self.images.reader, "class_to_idx", None) or {}
+        reader = self.images.reader
+        names = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
         return {str(key): int(value) for key, value in names.items()}
 
     @property
@@ -157,15 +158,14 @@ def _check_known_classes(folder: Path, class_map: dict[str, int]) -> None:
     unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in class_map)
     if unknown and not any(child.is_dir() for child in (folder / unknown[0]).iterdir()):
         raise UserError(
-            f"{folder} has the class folder {unknown[0]!r}, which is not among the {len(class_map)} classes"
+            f"{folder} has the class folder {unknown[0]!r}, which is not among the model's {len(class_map)} classes"
         )
 
 
 def transform_arguments(model_name: str | None, changes: dict[str, Any]) -> dict[str, Any]:
     """Arguments of timm's `create_transform`: what the model's pretrained cfg says, then `changes`."""
     cfg = timm.get_pretrained_cfg(model_name) if model_name else None
-    arguments = resolve_data_config({}, pretrained_cfg=cfg.to_dict() if cfg else {})
-    return {**arguments, **changes}
+    return {**(resolve_data_config(pretrained_cfg=cfg.to_dict()) if cfg else {}), **changes}
 
 
 class TimmStream(IterableDataset):

@@ -30,9 +30,11 @@ class TimmParamGroups:
         decay = self.optimizer_cfg.get("weight_decay", 0.0)
         exempt = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
         if self.layer_decay:
-            groups = param_groups_layer_decay(backbone, decay, exempt, layer_decay=self.layer_decay)
+            groups = param_groups_layer_decay(
+                backbone, decay, no_weight_decay_list=exempt, layer_decay=self.layer_decay
+            )
         else:
-            groups = param_groups_weight_decay(backbone, decay, exempt)
+            groups = param_groups_weight_decay(backbone, decay, no_weight_decay_list=exempt)
         for group in groups:
             # mmengine's schedules scale each group's own rate, where timm's scale a common one by lr_scale
             group["lr"] = self.optimizer_cfg["lr"] * group.pop("lr_scale", 1.0)
