@@ -13,7 +13,7 @@ def groups(**changes: object) -> tuple[TimmClassifier, list[dict]]:
     model = TimmClassifier(**SMALL)
     cfg = {"type": "OptimWrapper", "constructor": "TimmParamGroups", **changes}
     cfg["optimizer"] = {"type": "AdamW", "lr": 1.0, "weight_decay": 0.05}
-    return model, build_optim_wrapper(model, cfg).param_groups
+    return model, build_optim_wrapper(model, cfg).optimizer.param_groups
 
 
 def setting(model: TimmClassifier, parts: list[dict], name: str, key: str) -> float:

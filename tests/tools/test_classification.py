@@ -38,20 +38,9 @@ def tool(folder: Path, name: str, *argv: object) -> Started:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
     """The work dir of a short training of the demo's config."""
-    tool(
-        folder,
-        "train",
-        "demo/van_b0_digits",
-        "--data",
-        "data",
-        "--work-dir",
-        "wd",
-        "--seed",
-        3,
-        "--cfg-options",
-        *CHANGES,
-    )
-    yield folder / "wd"
+    where = ["--data", "data", "--work-dir", "wd"]
+    tool(folder, "train", "demo/van_b0_digits", *where, "--seed", 3, "--cfg-options", *SMALL, *SHORT)
+    return folder / "wd"
 
 
 def logged(run: Path) -> list[dict]:
@@ -97,18 +86,7 @@ def evaluate_by_config(run: Path, folder: Path, out: str) -> None:
 
 
 def test_testing_the_saved_file_gives_the_number_of_the_training(run: Path, folder: Path) -> None:
-    tool(
-        folder,
-        "test",
-        "demo/van_b0_digits",
-        run / "epoch_2.pth",
-        "--data",
-        "data",
-        "--out",
-        "m.json",
-        "--cfg-options",
-        *CHANGES[:2],
-    )
+    evaluate_by_config(run, folder, "m.json")
     metrics = json.loads((folder / "m.json").read_text())
     assert metrics["top1"] == [line["top1"] for line in logged(run) if "top1" in line][-1]
     assert metrics["images"] == 12
@@ -117,18 +95,7 @@ def test_testing_the_saved_file_gives_the_number_of_the_training(run: Path, fold
 
 
 def test_a_name_and_a_file_are_enough_to_test(run: Path, folder: Path) -> None:
-    tool(
-        folder,
-        "test",
-        "demo/van_b0_digits",
-        run / "epoch_2.pth",
-        "--data",
-        "data",
-        "--out",
-        "a.json",
-        "--cfg-options",
-        *CHANGES[:2],
-    )
+    evaluate_by_config(run, folder, "a.json")
     tool(folder, "test", "van_b0", run / "epoch_2.pth", "--data", "data", "--out", "b.json")
     by_config, by_name = (json.loads((folder / name).read_text()) for name in ("a.json", "b.json"))
     assert by_name["top1"] == by_config["top1"]
