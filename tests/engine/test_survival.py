@@ -79,11 +79,25 @@ def test_killed_while_a_checkpoint_is_written_it_ends_as_the_undisturbed_run(
     assert_same_bits(tmp_path / "killed", undisturbed)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+EVALUATING = ["--cfg-options", "train_cfg.val_interval=1", "val_dataloader.batch_size=1"]
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "options"),
+    [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, []), (signal.SIGTERM, 143, EVALUATING)],
+    ids=["SIGINT", "SIGTERM", "SIGTERM while it evaluates"],
+)
 def test_a_signal_ends_a_run_with_a_checkpoint_and_a_sentence(
-    start: Callable, run: Callable, tiny: Path, tmp_path: Path, undisturbed: dict, signum: int, code: int
+    start: Callable,
+    run: Callable,
+    tiny: Path,
+    tmp_path: Path,
+    undisturbed: dict,
+    signum: int,
+    code: int,
+    options: list[str],
 ) -> None:
-    tool = start("train", tiny, "--work-dir", "stopped")
+    tool = start("train", tiny, "--work-dir", "stopped", *options)
     tool.wait_until(lambda: "epoch 1/4" in tool.said)
     tool.send(signum)
     tool.wait()

@@ -2,6 +2,8 @@
 
 import json
 import re
+import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -171,6 +173,22 @@ def test_model_that_draws_random_numbers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"random numbers .*RandomUniform"):
         export_onnx.export(Classifier("test_resnet", _Noisy(2.0)), tmp_path / "m.onnx", static=(32, 32))
     assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_leaves_the_older_file_and_nothing_else(tmp_path: Path) -> None:
+    tiny, out = Classifier("test_resnet", _Scale(2.0)), tmp_path / "m.onnx"
+    out.write_bytes(onnx.helper.make_model(onnx.helper.make_graph([onnx.NodeProto()], "g", [], [])).SerializeToString())
+    before = out.read_bytes()
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            export_onnx.export(tiny, out, static=(32, 32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == [out]
+    assert out.read_bytes() == before
 
 
 class _Scale(nn.Module):
