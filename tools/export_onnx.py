@@ -271,7 +271,9 @@ def _with_names(classifier: Classifier, features: bool) -> tuple[nn.Module, list
             raise UserError(f"{classifier.name} has no classifier here: --features exports its maps")
         return model, ["logits"]
     try:
-        info: Any = timm.create_model(classifier.name, features_only=True, device="meta").feature_info
+        info: Any = timm.create_model(
+            classifier.name, features_only=True, device="meta", **classifier.options
+        ).feature_info
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UserError(f"{classifier.name} offers no feature maps: {_first_line(error)}") from error
     strides = info.reduction()
