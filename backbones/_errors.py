@@ -9,7 +9,7 @@ class UserError(ValueError):
 
 
 class Interrupted(BaseException):
-    """A signal ended a run in good order; the text says what was kept, `signum` decides the exit code (128 + signum)."""
+    """A signal ended a run in good order; the text says what was kept, the exit code is 128 + `signum`."""
 
     def __init__(self, signum: int, sentence: str) -> None:
         super().__init__(sentence)

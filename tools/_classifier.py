@@ -56,7 +56,7 @@ def check_model_name(name: str) -> str:
     return name
 
 
-def _classes_of(weights: dict[str, torch.Tensor], model: nn.Module) -> int | None:
+def classes_in(weights: dict[str, torch.Tensor], model: nn.Module) -> int | None:
     """The number of classes in a bare file: rows of what ends like the model's classifier."""
     heads = (model.pretrained_cfg or {}).get("classifier") or "head.fc"
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
@@ -88,7 +88,7 @@ def load_classifier(
     known = meta.get("vertebra", {}) if isinstance(meta.get("vertebra", {}), dict) else {}
     if known.get("model_name", name).split(".")[0] != name.split(".")[0]:
         raise UserError(f"checkpoint {checkpoint} is of {known['model_name']}, not of {name}")
-    classes = known.get("num_classes") or _classes_of(find_weights(read, raw), _create(name, device="meta"))
+    classes = known.get("num_classes") or classes_in(find_weights(read, raw), _create(name, device="meta"))
     options = dict(known.get("options", {}))
     model = _create(name, num_classes=classes, **options)
     fresh = load_weights(model, read, str(checkpoint), raw)

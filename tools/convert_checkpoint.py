@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import nn
 from vertebra.backbones._checkpoint import find_weights, load_weights, read_checkpoint, weights_place
 from vertebra.backbones._errors import UserError
-from vertebra.tools._classifier import _classes_of, check_model_name
+from vertebra.tools._classifier import check_model_name, classes_in
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools._inert_pickle import read_inert
 
@@ -135,7 +135,7 @@ def _fill(
     """The model with the file's weights, and the keys that the file has no weights for."""
     weights = find_weights(checkpoint, raw)
     options = known.get("options") or {}
-    classes = _classes_of(weights, timm.create_model(name, device="meta"))
+    classes = classes_in(weights, timm.create_model(name, device="meta"))
     model = timm.create_model(name, num_classes=classes, **options)
     return model.eval(), set(load_weights(model, checkpoint, source, raw))
 

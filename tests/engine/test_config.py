@@ -1,0 +1,52 @@
+"""Every config that is shipped can be read, builds its model, and is found by its name."""
+
+from pathlib import Path
+
+import pytest
+import timm
+from vertebra.backbones._errors import UserError
+from vertebra.engine.classifier import TimmClassifier
+from vertebra.engine.config import change, check_model, config_names, find_config, read_config, use_data
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_a_shipped_config_builds_its_model_with_every_option(name: str) -> None:
+    config = read_config(name)
+    options = {key: value for key, value in config.model.items() if key != "type"}
+    assert TimmClassifier(**options, device="meta").backbone.num_classes == options["num_classes"]
+
+
+@pytest.mark.parametrize("name", [name for name in config_names() if name.startswith("imagenet/van/")])
+def test_a_leaf_says_its_score_its_size_and_its_command(name: str) -> None:
+    lines = find_config(name).read_text().splitlines()
+    assert len(lines) <= 30
+    assert "as published" in lines[0]
+    assert f"tools/train.py {name}" in lines[1]
+    millions = float(lines[0].split(" M parameters")[0].split()[-1])
+    model = timm.create_model(read_config(name).model.model_name, device="meta")
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_data_sets_learn_the_models_name() -> None:
+    config = read_config("demo/van_b0_digits")
+    check_model(config)
+    assert config.train_dataloader.dataset.model_name == config.val_dataloader.dataset.model_name == "van_b0"
+
+
+def test_an_option_changes_the_config() -> None:
+    config = read_config("demo/van_b0_digits")
+    change(config, {"train_cfg.max_epochs": 3, "custom_hooks.1.limit": 7})
+    assert config.train_cfg.max_epochs == 3
+    assert config.custom_hooks[1].limit == 7
+
+
+def test_an_option_under_a_name_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match="there is no 'trian_cfg'"):
+        change(read_config("demo/van_b0_digits"), {"trian_cfg.max_epochs": 3})
+
+
+def test_the_folder_that_make_dataset_made_stands_for_its_imagenet_part(tmp_path: Path) -> None:
+    (tmp_path / "imagenet/train").mkdir(parents=True)
+    config = read_config("demo/van_b0_digits")
+    use_data(config, str(tmp_path))
+    assert config.val_dataloader.dataset.root == str(tmp_path / "imagenet")
