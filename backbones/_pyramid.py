@@ -229,7 +229,7 @@ class Pyramid(nn.Module):
 
 def _check_head(num_classes: int, global_pool: str) -> None:
     if num_classes and not global_pool:
-        raise UserError(f"global_pool is '' with num_classes {num_classes}: a map takes no classifier, num_classes=0")
+        raise UserError(f"global_pool='' leaves a map, which the classifier of num_classes={num_classes} cannot take")
 
 
 def _check_format(output_fmt: str) -> None:
@@ -238,7 +238,7 @@ def _check_format(output_fmt: str) -> None:
 
 
 def is_eager(x: Tensor) -> bool:
-    """Whether `x` has numbers for a shape: not so in a compiler, an export, a trace or an fx graph. Not for scripts."""
+    """Whether `x` has numbers for a shape: not in a compiler, an export, a trace or an fx graph. Scripts cannot ask."""
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy))
 
 
@@ -365,7 +365,7 @@ def _check_trunk(
     optional = (_HEAD,) if any(key.startswith(_HEAD) for key in given) else (_HEAD, _NORM)
     missing = [k for k in own if k not in given and not k.startswith(optional) and not k.endswith(_COUNTER)]
     unknown = [old_names[k] for k in given if k not in own and not k.startswith(_HEAD)]
-    first_conv = next(iter(own))
+    first_conv = next(iter(own))  # timm adapts its input channels later
     reshaped = []
     for key in own:
         if key in given and not key.startswith(_HEAD):
