@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mmengine.hooks import EMAHook, Hook
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -46,6 +47,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
                 self._end_if_asked()
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
+        self._remove_superseded()
 
     def _batches_taken(self) -> int:
         return self._iter - self._epoch * len(self.dataloader)
@@ -90,6 +92,14 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             self.runner.save_checkpoint(str(folder), name, meta=meta, by_epoch=False, **args)
         write_whole(folder / "last_checkpoint", str(folder / name).encode())
         return str(folder / name)
+
+    def _remove_superseded(self) -> None:
+        """Remove what an earlier signal left in the middle of an epoch, once a later moment is saved."""
+        folder = Path(self.runner.work_dir)
+        hook = next((hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook)), None)
+        if is_main_process() and hook and hook.by_epoch and (folder / f"epoch_{self._epoch}.pth").exists():
+            for path in folder.glob("iter_*.pth"):
+                path.unlink()
 
     def stop_evaluation_if_asked(self) -> None:
         """Leave an evaluation that a signal came into; what it follows is a moment that can be saved."""

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import os
 import sys
 import time
@@ -27,13 +28,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data", metavar="DIR", help="the data folder, in the place of the config's")
     add("--work-dir", metavar="DIR", help="where the run is kept (default: work_dirs/<config>)")
     add("--resume", nargs="?", const=_AUTO, metavar="CKPT", help="go on from CKPT, or from the run's newest checkpoint")
-    add("--seed", type=int, metavar="N", help="seed of everything that is drawn (default: the config's)")
+    add("--seed", type=seed_number, metavar="N", help="seed of everything that is drawn (default: the config's)")
     add("--amp", choices=("bf16", "fp16"), help="mixed precision")
     add("--compile", action="store_true", help="run the model through torch.compile")
     add("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config: train_cfg.max_epochs=5 ...")
     add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes")
     add("--loggers", metavar="A,B", help="tensorboard, wandb, mlflow (JSON lines are always written)")
     return parser
+
+
+def seed_number(text: str) -> int:
+    """A seed of the command line: a whole number from 0 up."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"the seed is {text!r}; a whole number from 0 up is accepted")
+    return int(text)
 
 
 def parse_changes(options: Sequence[str]) -> dict[str, Any]:
@@ -58,8 +66,10 @@ def choose_device(name: str | None) -> str:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
         return "cpu"
     device = pick_device(name)
-    if device.index is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device.index)
+    if device.type == "cuda" and device.index is not None:
+        import torch
+
+        torch.cuda.set_device(device)  # mmengine puts the model on "cuda", which is the current one
     return device.type
 
 
@@ -140,7 +150,9 @@ def train(config: Any) -> dict[str, Any]:
             getattr(hook, "close", lambda: None)()
     model = runner._bare_model()
     folder = Path(runner.work_dir)
-    draw([read_run(folder)], folder / "curve.png")
+    files = {"checkpoint": folder / "last_checkpoint", "curves": folder / "curve.png"}
+    with contextlib.suppress(UserError):  # a run may be too short to have logged a step
+        draw([read_run(folder)], files["curves"])
     evaluated = runner.val_loop.evaluator.metrics[0].last if runner._val_loop is not None else {}
     return {
         "model": model.model_name,
@@ -148,8 +160,7 @@ def train(config: Any) -> dict[str, Any]:
         "trained": f"{runner.epoch} epochs, {runner.iter} steps",
         **{key: f"{value:.2%}" for key, value in evaluated.items() if isinstance(value, float)},
         "time": f"{time.perf_counter() - began:.0f} s",
-        "checkpoint": (folder / "last_checkpoint").read_text(),
-        "curves": str(folder / "curve.png"),
+        **{key: str(path) if key == "curves" else path.read_text() for key, path in files.items() if path.exists()},
     }
 
 

@@ -104,7 +104,9 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_a_sentence(
     assert tool.code == code
     assert "is saved, and --resume carries on" in tool.said.splitlines()[-1]
     assert "Traceback" not in tool.said
+    assert list(tmp_path.glob("stopped/iter_*.pth")) or "epoch_" in tool.said.splitlines()[-1]
     finish(run, tiny, tmp_path / "stopped")
+    assert not list(tmp_path.glob("stopped/iter_*.pth")), "the checkpoint of the interruption is superseded"
     assert_same_bits(tmp_path / "stopped", undisturbed)
 
 
