@@ -106,16 +106,14 @@ class TimmDataset(Dataset):
             raise UserError(f'data set {name!r} needs a package ({error}): pip install "vertebra[data]"') from error
         except (RuntimeError, AssertionError, OSError) as error:
             raise UserError(f"data set {name or root} cannot be read: {error}") from error
-        self.images.transform = None
-        self.transform = create_transform(
-            **transform_arguments(model_name, transform or {}), is_training=training, use_prefetcher=True
-        )
+        self.reader: Any = self.images.reader
+        arguments = transform_arguments(model_name, transform or {})
+        self.transform: Any = create_transform(**arguments, is_training=training, use_prefetcher=True)
 
     @property
     def class_to_idx(self) -> dict[str, int]:
         """Class name to index, empty where the reader does not know its names."""
-        reader = self.images.reader
-        names = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
+        names = getattr(self.reader, "class_to_idx", None) or getattr(self.reader, "class_name_to_idx", None) or {}
         return {str(key): int(value) for key, value in names.items()}
 
     @property
@@ -128,7 +126,7 @@ class TimmDataset(Dataset):
         return len(self.images)
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
-        file, target, *_ = self.images.reader[index]
+        file, target, *_ = self.reader[index]
         image = file if isinstance(file, Image.Image) else Image.open(file)
         return image.convert("RGB"), NO_TARGET if target is None else target
 
@@ -145,7 +143,7 @@ class TimmDataset(Dataset):
                     image, target = Image.new("RGB", (32, 32)), NO_TARGET
                     break
         else:
-            raise UserError(f"none of the {len(self)} images of {self.images.reader.root} can be read")
+            raise UserError(f"none of the {len(self)} images of {self.reader.root} can be read")
         with drawn_from(self.seed, epoch, first, repeat):
             return self.transform(image), target, unreadable
 

@@ -26,7 +26,7 @@ class TimmParamGroups:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         model = model.module if is_model_wrapper(model) else model
-        backbone = model.backbone
+        backbone: Any = model.backbone
         decay = self.optimizer_cfg.get("weight_decay", 0.0)
         exempt = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
         if self.layer_decay:

@@ -58,7 +58,8 @@ def check_model_name(name: str) -> str:
 
 def classes_in(weights: dict[str, torch.Tensor], model: nn.Module) -> int | None:
     """The number of classes in a bare file: rows of what ends like the model's classifier."""
-    heads = (model.pretrained_cfg or {}).get("classifier") or "head.fc"
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    heads = cfg.get("classifier") or "head.fc"
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     names = (prefix + head for head in (*heads, "head", "head.fc", "fc", "classifier") for prefix in ("", "backbone."))
     return next((len(weights[f"{name}.weight"]) for name in names if f"{name}.weight" in weights), None)
@@ -84,8 +85,9 @@ def load_classifier(
         model = _create(name, pretrained=checkpoint is not None)
         return Classifier(name, model.to(device).eval(), _imagenet_labels(model))
     read = read_checkpoint(checkpoint)
-    meta = read.get("meta") if isinstance(read.get("meta"), dict) else {}
-    known = meta.get("vertebra", {}) if isinstance(meta.get("vertebra", {}), dict) else {}
+    meta = read.get("meta")
+    known = meta.get("vertebra") if isinstance(meta, dict) else None
+    known = known if isinstance(known, dict) else {}
     if known.get("model_name", name).split(".")[0] != name.split(".")[0]:
         raise UserError(f"checkpoint {checkpoint} is of {known['model_name']}, not of {name}")
     classes = known.get("num_classes") or classes_in(find_weights(read, raw), _create(name, device="meta"))

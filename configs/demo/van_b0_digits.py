@@ -6,14 +6,14 @@ _base_ = [
     "../_base_/schedules/adamw_300e.py",
     "../_base_/runtime/default.py",
 ]
-model = dict(num_classes=10, channels_last=True, label_smoothing=0.1)
-train_cfg = dict(max_epochs=16, val_interval=4)
-optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
+model = dict(num_classes=10, channels_last=True, label_smoothing=0.05)
+train_cfg = dict(max_epochs=18, val_interval=3)
+optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, end=1, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", begin=1, eta_min_ratio=1e-2, convert_to_iter_based=True),
 ]
-default_hooks = dict(checkpoint=dict(interval=4, save_best="top1"))
+default_hooks = dict(checkpoint=dict(interval=3, save_best="top1"))
 custom_hooks = [
     dict(type="StepSeedHook"),
     dict(type="UnreadableImagesHook", limit=20),

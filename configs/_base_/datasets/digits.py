@@ -9,7 +9,7 @@ train_dataloader = dict(
             input_size=(3, 64, 64), scale=(0.6, 1.0), ratio=(0.8, 1.25), hflip=0.0, auto_augment=None, color_jitter=0.3
         ),
     ),
-    batch_size=64,
+    batch_size=48,
     num_workers=2,
 )
 val_dataloader = dict(
