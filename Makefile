@@ -41,7 +41,8 @@ dist: env-test
 	$(module) twine check --strict dist/*
 
 # A stamp inside VENV holds what it was filled from, so content decides and not a file's date, and a clone that was moved
-# or copied is installed again. `.unfinished` stands while pip runs: what an interrupted installation left is thrown away.
+# or copied is installed again. `.unfinished` stands while pip runs: what a killed installation left is thrown away (one
+# that failed is not, since pip takes back what it had begun).
 env-demo env-test:
 	@stamp() { echo '$(CURDIR)'; cat setup.cfg constraints.txt; }; \
 	for have in $(@:env-%=%) test; do stamp | cmp -s - $(VENV)/$$have.stamp && exit 0; done; \
@@ -54,7 +55,8 @@ env-demo env-test:
 	[ -x $(VENV)/bin/python ] || '$(PYTHON)' -m venv $(VENV); \
 	[ -t 1 ] && quiet= || quiet=--quiet; \
 	echo 'Installing vertebra[$(EXTRAS.$(@:env-%=%))] into $(VENV): minutes, and 6 GB of disk, because PyTorch brings CUDA along ...'; \
-	$(VENV)/bin/python -m pip --disable-pip-version-check install $$quiet -e '.[$(EXTRAS.$(@:env-%=%))]' -c constraints.txt; \
+	$(VENV)/bin/python -m pip --disable-pip-version-check install $$quiet -e '.[$(EXTRAS.$(@:env-%=%))]' -c constraints.txt \
+	  || { rm $(VENV)/.unfinished; exit 1; }; \
 	stamp > $(VENV)/$(@:env-%=%).stamp; rm $(VENV)/.unfinished
 
 # The pinned environment with one package exchanged: a folder that stands before site-packages.
