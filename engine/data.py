@@ -18,7 +18,7 @@ import torch
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
-from timm.data import create_dataset, create_transform, resolve_data_config
+from timm.data import auto_augment, create_dataset, create_transform, resolve_data_config
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..backbones._errors import UserError
@@ -108,7 +108,9 @@ class TimmDataset(Dataset):
             raise UserError(f"data set {name or root} cannot be read: {error}") from error
         self.reader: Any = self.images.reader
         arguments = transform_arguments(model_name, transform or {})
-        self.transform: Any = create_transform(**arguments, is_training=training, use_prefetcher=True)
+        self.transform: Any = _posterizing_to_black(
+            create_transform(**arguments, is_training=training, use_prefetcher=True)
+        )
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -166,6 +168,20 @@ def transform_arguments(model_name: str | None, changes: dict[str, Any]) -> dict
     return {**(resolve_data_config(pretrained_cfg=cfg.to_dict()) if cfg else {}), **changes}
 
 
+def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+    return auto_augment.posterize(image, bits, **options) if bits else Image.new(image.mode, image.size)
+
+
+def _posterizing_to_black(transform: Any) -> Any:
+    """Let posterizing to 0 bits give black, as it did before Pillow 13 refused it; timm's RandAugment asks for it."""
+    for part in transform.transforms:
+        for policy in (getattr(part, "ops", ()), *getattr(part, "policy", ())):
+            for operation in policy:
+                if operation.aug_fn is auto_augment.posterize:
+                    operation.aug_fn = _posterize
+    return transform
+
+
 class TimmStream(IterableDataset):
     """A streamed data set (`wds/...`): its order is timm's own, and an interrupted epoch starts again."""
 
@@ -176,8 +192,8 @@ class TimmStream(IterableDataset):
             self.images = create_dataset(name, is_training=training, **arguments)
         except ImportError as error:
             raise UserError(f'data set {name!r} needs a package ({error}): pip install "vertebra[data]"') from error
-        self.images.transform = create_transform(
-            **transform_arguments(model_name, transform), is_training=training, use_prefetcher=True
+        self.images.transform = _posterizing_to_black(
+            create_transform(**transform_arguments(model_name, transform), is_training=training, use_prefetcher=True)
         )
         self.class_to_idx: dict[str, int] = {}
         self.metainfo = {"classes": (), "images": len(self.images)}

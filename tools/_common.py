@@ -60,10 +60,11 @@ def need(module: str, extra: str) -> ModuleType:
     """Import an optional package, or say which extra of vertebra brings it."""
     try:
         return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        line = f'pip install "vertebra[{extra}]"'
+        raise UserError(f"this needs the package {module!r}, which is not installed ({error}): {line}") from error
     except ImportError as error:
-        raise UserError(
-            f'this needs the package {module!r}, which cannot be imported ({error}): pip install "vertebra[{extra}]"'
-        ) from error
+        raise UserError(f"this needs {module!r}, which is installed but cannot be imported: {error}") from error
 
 
 def versions() -> str:

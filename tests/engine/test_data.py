@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_images import write_images
 from vertebra.backbones._errors import UserError
 from vertebra.engine.data import EpochSampler, TimmDataset, build_loader, collate, find_split
@@ -85,6 +86,17 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(images: Path) -> None:
     assert not np.array_equal(first[1, 7, 0][0], first[2, 7, 0][0])
     assert not np.array_equal(first[1, 7, 0][0], first[1, 7, 1][0])
     assert not np.array_equal(first[1, 7, 0][0], dataset(images, seed=6)[1, 7, 0][0])
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "original", "augmix-m9"])
+def test_posterizing_to_no_bits_gives_black_and_not_an_error(images: Path, policy: str) -> None:
+    """timm asks Pillow for 0 bits now and then, which Pillow 13 refuses."""
+    parts = dataset(images, transform={**AUGMENT, "auto_augment": policy}).transform.transforms
+    augment = next(part for part in parts if hasattr(part, "ops") or hasattr(part, "policy"))
+    operations = [*getattr(augment, "ops", ()), *(op for policy in getattr(augment, "policy", ()) for op in policy)]
+    functions = {op.aug_fn for op in operations if "osterize" in op.name}
+    assert functions
+    assert all(np.asarray(function(Image.new("RGB", (4, 4), "white"), 0)).max() == 0 for function in functions)
 
 
 def test_reading_a_sample_leaves_the_random_state_as_it_was(images: Path) -> None:
