@@ -24,7 +24,7 @@ _TOP, _BATCH = 5, 16
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `infer`."""
-    example = "vertebra infer van_b0 work_dirs/demo/epoch_12.pth data/digits/imagenet/val/7 --out predictions"
+    example = "vertebra infer van_b0 work_dirs/demo/epoch_18.pth data/digits/imagenet/val/7 --out predictions"
     parser = make_parser("infer", __doc__, example)
     add = parser.add_argument
     add("target", metavar="CONFIG|NAME", help="a config, or a timm name")

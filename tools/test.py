@@ -19,7 +19,7 @@ from vertebra.tools.train import choose_device, parse_changes
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `test`."""
-    parser = make_parser("test", __doc__, "vertebra test van_b0 work_dirs/demo/epoch_12.pth --data data/digits")
+    parser = make_parser("test", __doc__, "vertebra test van_b0 work_dirs/demo/epoch_18.pth --data data/digits")
     add = parser.add_argument
     add("target", metavar="CONFIG|NAME", help="a config, or a timm name (evaluated on an ImageNet-style folder)")
     add("checkpoint", metavar="CHECKPOINT|pretrained", help="a file, or the published weights")
