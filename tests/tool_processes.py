@@ -69,6 +69,10 @@ class Started:
         """A signal to it alone."""
         os.kill(self.process.pid, signum)
 
+    def send_to_all(self, signum: int) -> None:
+        """A signal to it and its loader's workers, as Ctrl-C and a job's end send it."""
+        os.killpg(self.process.pid, signum)
+
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self.send(signal.SIGKILL)

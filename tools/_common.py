@@ -85,9 +85,10 @@ def _sentence(error: BaseException) -> str | None:
     """What to print for an error that is the user's to mend; None for one that is ours."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+    if isinstance(error, OSError) and (error.errno in _DISK_ERRORS or error.filename):
         where = f" ({error.filename})" if error.filename else ""
-        return f"{_DISK_ERRORS[error.errno]}{where}; nothing that was complete before has been touched."
+        what = _DISK_ERRORS.get(error.errno) or (error.strerror or type(error).__name__).lower()
+        return f"{what}{where}; nothing that was complete before has been touched."
     return None
 
 

@@ -99,7 +99,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_a_sentence(
 ) -> None:
     tool = start("train", tiny, "--work-dir", "stopped", *options)
     tool.wait_until(lambda: "epoch 1/4" in tool.said)
-    tool.send(signum)
+    tool.send_to_all(signum)
     tool.wait()
     assert tool.code == code
     assert "is saved, and --resume carries on" in tool.said.splitlines()[-1]

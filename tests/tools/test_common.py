@@ -38,6 +38,16 @@ def test_a_full_disk_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" not in said
 
 
+def test_a_file_where_a_folder_should_be_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+
+    def main(argv: object) -> None:
+        (tmp_path / "file/out").mkdir(parents=True)
+
+    assert run_tool(main) == 2
+    assert capsys.readouterr().err.startswith(f"error: not a directory ({tmp_path}/file")
+
+
 @pytest.mark.parametrize(("error", "code"), [(Interrupted(15, "kept"), 143), (KeyboardInterrupt(), 130)])
 def test_signals_have_the_shells_exit_codes(error: BaseException, code: int) -> None:
     assert ending_with(error) == code
