@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from safetensors import safe_open
 from timm.models import clean_state_dict
@@ -229,3 +230,20 @@ def _architecture(model: nn.Module) -> str:
 
 def _some(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+    """`timm.create_model`, with one sentence where published weights cannot be had.
+
+    Raises:
+        UserError: no network, no weights, or a file that is not what it should be.
+    """
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except UserError:
+        raise
+    except (RuntimeError, OSError, ValueError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"the published weights of {name} cannot be had: {reason}") from error

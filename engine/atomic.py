@@ -32,7 +32,7 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed run was in the middle of writing."""
-    for path in folder.glob(f".*.pth.*{TEMPORARY}"):
+    for path in (*folder.glob(f".*.pth.*{TEMPORARY}"), *folder.glob(f".last_checkpoint.*{TEMPORARY}")):
         path.unlink(missing_ok=True)
 
 

@@ -1,12 +1,10 @@
 """Any timm model as a classifier that mmengine's Runner trains and evaluates."""
 
-import logging
 import math
 from typing import Any
 
-import timm
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from timm.data import Mixup, resolve_data_config
@@ -14,7 +12,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..backbones._checkpoint import load_weights, read_checkpoint
+from ..backbones._checkpoint import create, load_weights, read_checkpoint
 from ..backbones._errors import UserError
 from .data import NO_TARGET
 
@@ -90,11 +88,11 @@ class TimmClassifier(BaseModel):
         compiled: bool = False,
         **options: Any,
     ) -> None:
-        backbone = timm.create_model(model_name, pretrained=pretrained, num_classes=num_classes, **options)
+        backbone = create(model_name, pretrained, num_classes=num_classes, **options)
         if weights:
             fresh = load_weights(backbone, read_checkpoint(weights), weights)
             if fresh:
-                print_log(f"{weights}: {', '.join(fresh)} start anew", "current", logging.WARNING)
+                MMLogger.get_current_instance().warning(f"{weights}: {', '.join(fresh)} start anew")
         data = resolve_data_config({}, model=backbone)
         super().__init__(
             TimmPreprocessor(data["mean"], data["std"], backbone.num_classes, mixup, erasing, channels_last)

@@ -5,15 +5,26 @@ A config is a classic mmengine file. Names are paths under `configs/` without `.
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import timm
-import vertebra
 from mmengine.config import Config
-from mmengine.registry import DATASETS, HOOKS, LOOPS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS, RUNNERS
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    RUNNERS,
+    VISBACKENDS,
+)
 from mmengine.runner import Runner
 
 from ..backbones._errors import UserError
@@ -22,10 +33,20 @@ _FURTHER_KEYS = {"custom_imports", "runner_type", "compile", "labels", "sync_bn"
 _FURTHER_KEYS |= {"model_wrapper_cfg", "activation_checkpointing", "efficient_conv_bn_eval"}
 KNOWN_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _FURTHER_KEYS
 
+_OF_MMCV_1 = {
+    "optimizer": "optim_wrapper.optimizer",
+    "optimizer_config": "optim_wrapper.clip_grad",
+    "lr_config": "param_scheduler",
+    "evaluation": "val_cfg and val_evaluator",
+    "checkpoint_config": "default_hooks.checkpoint",
+    "log_config": "default_hooks.logger and visualizer",
+    "total_epochs": "train_cfg.max_epochs",
+}
+
 
 def configs_folder() -> Path:
     """Where this installation keeps its configs."""
-    return Path(vertebra.__file__).parent / "configs"
+    return Path(__file__).parents[1] / "configs"
 
 
 def config_names() -> list[str]:
@@ -75,7 +96,9 @@ def check_keys(config: Mapping[str, Any], where: str) -> None:
         UserError: names the key and what was probably meant.
     """
     for key in config:
-        near = get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.88)
+        if key in _OF_MMCV_1 and not isinstance(config[key], str):
+            raise UserError(f"{where}: {key!r} is a name of mmcv 1; mmengine reads {_OF_MMCV_1[key]}")
+        near = get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.85)
         if key not in KNOWN_KEYS and near:
             raise UserError(f"{where}: there is no key {key!r}; did you mean {near[0]!r}?")
     missing = [key for key in ("model",) if key not in config]
@@ -118,11 +141,14 @@ def _check_option(config: Config, dotted: str) -> None:
     raise UserError(f"--cfg-options {dotted}: nothing reads {last!r} there; {hint}")
 
 
+_REGISTRIES = (MODELS, LOOPS, HOOKS, DATASETS, OPTIMIZERS, OPTIM_WRAPPERS, PARAM_SCHEDULERS, METRICS, VISBACKENDS)
+
+
 def _accepted(place: Mapping[str, Any]) -> set[str] | None:
     """The arguments of the class that `place` builds; None where that cannot be known or anything goes."""
     if "type" not in place:
         return None
-    for registry in (MODELS, LOOPS, HOOKS, DATASETS, OPTIMIZERS, PARAM_SCHEDULERS):
+    for registry in _REGISTRIES:
         found = registry.get(place["type"]) if isinstance(place["type"], str) else place["type"]
         if found is not None:
             parameters = inspect.signature(found).parameters
@@ -177,8 +203,15 @@ def build_runner(config: Config) -> Runner:
     kind = RUNNERS.get(config.get("runner_type", "VertebraRunner"))
     if kind is None:
         raise UserError(f"runner_type is {config.runner_type!r}; mmengine knows no such runner")
-    try:
+    with explaining():
         return kind.from_cfg(config)
+
+
+@contextmanager
+def explaining() -> Iterator[None]:
+    """Turn what registries say of an entry that nothing takes into one sentence for who wrote the config."""
+    try:
+        yield
     except (TypeError, KeyError) as error:
         raise _as_user_error(error) or error from error
 

@@ -17,7 +17,7 @@ import timm
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATASETS
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.data import auto_augment, create_dataset, create_transform, resolve_data_config
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
@@ -29,6 +29,7 @@ LAYOUT = (
     "it should hold train/ and val/ with one folder of images per class, or train.tar and val.tar; "
     "`vertebra make_dataset digits data/digits` makes demo data"
 )
+_NEIGHBOURS = 100  # that are tried in the place of an unreadable image
 _STREAMS = ("wds/", "hfids/", "tfds/")
 
 
@@ -51,7 +52,7 @@ def find_split(root: str | Path, split: str) -> Path:
 
 
 def _check_class_folders(folder: Path, extensions: tuple[str, ...]) -> None:
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise UserError(f"data folder {folder} holds no class folders: {LAYOUT}")
     for path in classes:
@@ -135,17 +136,19 @@ class TimmDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int, int]) -> tuple[np.ndarray | torch.Tensor, int, int]:
         epoch, first, repeat = key if isinstance(key, tuple) else (0, key, 0)
         unreadable = -1
-        for index in range(first, first + len(self)):
+        for index in range(first, first + min(len(self), _NEIGHBOURS)):
             try:
                 image, target = self._read(index % len(self))
                 break
-            except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
+            except Exception:  # Pillow's readers raise whatever their format's decoder raises
                 unreadable = first if unreadable < 0 else unreadable
                 if not self.training:
                     image, target = Image.new("RGB", (32, 32)), NO_TARGET
                     break
         else:
-            raise UserError(f"none of the {len(self)} images of {self.reader.root} can be read")
+            raise UserError(
+                f"none of {min(len(self), _NEIGHBOURS)} images in a row can be read, from {self.filename(first)}"
+            )
         with drawn_from(self.seed, epoch, first, repeat):
             return self.transform(image), target, unreadable
 
@@ -155,7 +158,8 @@ class TimmDataset(Dataset):
 
 
 def _check_known_classes(folder: Path, class_map: dict[str, int]) -> None:
-    unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in class_map)
+    folders = (path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    unknown = sorted(name for name in folders if name not in class_map)
     if unknown and not any(child.is_dir() for child in (folder / unknown[0]).iterdir()):
         raise UserError(
             f"{folder} has the class folder {unknown[0]!r}, which is not among the model's {len(class_map)} classes"
@@ -245,7 +249,8 @@ class EpochSampler(Sampler):
                     f"{size} training images are fewer than one step takes ({batch} a batch x {self.world} processes x "
                     f"{group} accumulated): lower train_dataloader.batch_size"
                 )
-            self.count = min(batches, limit or batches) * batch
+            limit = max(limit // group, 1) * group if limit else batches
+            self.count = min(batches, limit) * batch
         else:
             self.count = len(range(self.rank, size, self.world))
             self.count = min(self.count, limit * batch) if limit else self.count
@@ -305,8 +310,12 @@ def build_loader(
     group: int = 1,
     seed: int = 0,
     class_map: dict[str, int] | None = None,
+    **loader: Any,
 ) -> DataLoader:
-    """The loader of one split from its config; see `TimmDataset` and `EpochSampler` for the arguments."""
+    """The loader of one split from its config.
+
+    See `TimmDataset` and `EpochSampler` for the arguments; further ones are DataLoader's (`prefetch_factor` ...).
+    """
     arguments = {key: value for key, value in dataset.items() if key != "type"}
     training = arguments.get("training", False)
     num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else num_workers)
@@ -318,6 +327,7 @@ def build_loader(
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+    shared |= loader
     if arguments.get("name", "").startswith(_STREAMS):
         stream = TimmStream(batch_size=batch_size, seed=seed, **arguments)
         return DataLoader(stream, drop_last=training, **shared)

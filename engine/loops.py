@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -11,6 +11,9 @@ from torch import nn
 from ..backbones._errors import Interrupted
 from .atomic import write_whole
 from .stop import StopRequest
+
+_EVALUATED = "evaluated_epoch"
+_INTERRUPTED = "interrupted"  # the file that a signal left behind
 
 
 @LOOPS.register_module()
@@ -26,7 +29,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         """Train from where the run stands to the last epoch."""
         self.runner.call_hook("before_train")
         with StopRequest() as self._stop:
-            if self._epoch and not self._batches_taken():
+            known = self._evaluated_epoch() == self._epoch < self._max_epochs
+            if self._epoch and not self._batches_taken() and not known:
                 self._evaluate()
             while self._epoch < self._max_epochs and not self.stop_training:
                 self.run_epoch()
@@ -48,6 +52,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
         self._remove_superseded()
+        self._trim_history()
 
     def _batches_taken(self) -> int:
         return self._iter - self._epoch * len(self.dataloader)
@@ -59,17 +64,23 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             elif hasattr(order, "set_epoch"):
                 order.set_epoch(self._epoch)
 
+    def _evaluated_epoch(self) -> int:
+        return self.runner.message_hub.get_info(_EVALUATED, 0)
+
     def _evaluate(self) -> None:
         self._decide_current_val_interval()
         due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
         if self.runner.val_loop is None or self._epoch < self.val_begin or not due:
             return
+        # before it is true, since the checkpoint hook saves again at the end of an evaluation that was the best
+        self.runner.message_hub.update_info(_EVALUATED, self._epoch)
         try:
             self.runner.val_loop.run()
         except _EvaluationStopped:
             ema = next((hook for hook in self.runner.hooks if isinstance(hook, EMAHook)), None)
             if ema is not None:
                 ema._swap_ema_parameters()  # evaluation had put the averaged weights in the model
+            self.runner.message_hub.update_info(_EVALUATED, 0)
         self._end_if_asked()
 
     def _end_if_asked(self) -> None:
@@ -87,19 +98,26 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         if at_end and (folder / f"epoch_{self._epoch}.pth").exists():
             name = f"epoch_{self._epoch}.pth"
         else:
+            self.runner.message_hub.update_info(_INTERRUPTED, name)
             meta = dict(epoch=self._epoch, iter=self._iter)
             args = getattr(self.runner, "checkpoint_args", {})
             self.runner.save_checkpoint(str(folder), name, meta=meta, by_epoch=False, **args)
-        write_whole(folder / "last_checkpoint", str(folder / name).encode())
+        if is_main_process():
+            write_whole(folder / "last_checkpoint", str(folder / name).encode())
         return str(folder / name)
 
     def _remove_superseded(self) -> None:
         """Remove what an earlier signal left in the middle of an epoch, once a later moment is saved."""
-        folder = Path(self.runner.work_dir)
-        hook = next((hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook)), None)
-        if is_main_process() and hook and hook.by_epoch and (folder / f"epoch_{self._epoch}.pth").exists():
-            for path in folder.glob("iter_*.pth"):
-                path.unlink()
+        folder, name = Path(self.runner.work_dir), self.runner.message_hub.get_info(_INTERRUPTED, None)
+        saved = Path(str(self.runner.message_hub.get_info("last_ckpt", "")))
+        if is_main_process() and name and saved.name != name and saved.exists():
+            (folder / name).unlink(missing_ok=True)
+
+    def _trim_history(self) -> None:
+        """Keep what the log looks back on; mmengine copies each whole history at every step."""
+        for buffer in self.runner.message_hub.log_scalars.values():
+            kept = max(len(self.dataloader), 1000)
+            buffer._log_history, buffer._count_history = buffer._log_history[-kept:], buffer._count_history[-kept:]
 
     def stop_evaluation_if_asked(self) -> None:
         """Leave an evaluation that a signal came into; what it follows is a moment that can be saved."""

@@ -1,6 +1,11 @@
 """What a checkpoint says of the run that wrote it, and whether another run may go on from it."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import EMAHook
+from torch.utils.data import DataLoader
 
 from ..backbones._errors import UserError
 
@@ -10,15 +15,35 @@ def describe_run(runner: Any) -> dict[str, Any]:
     model = runner._bare_model()
     if not hasattr(model, "describe"):
         return {}
+    loader = runner.train_dataloader if runner._train_loop is not None else None
     data = runner.train_dataloader.dataset.metainfo if runner._train_loop is not None else {}
     evaluated = (runner._val_dataloader or runner._test_dataloader or {}) if runner.cfg else {}
     transform = dict(evaluated.get("dataset", {}).get("transform") or {}) if isinstance(evaluated, dict) else {}
-    return {
-        **model.describe(),
-        "labels": list(data.get("classes", ())),
-        "images": data.get("images", 0),
-        "transform": transform,
-    }
+    return plain(
+        {
+            **model.describe(),
+            "labels": list(data.get("classes", ())),
+            "images": data.get("images", 0),
+            "transform": transform,
+            "ema": any(isinstance(hook, EMAHook) for hook in runner.hooks),
+            "steps_per_epoch": len(loader) if loader is not None else 0,
+            "step_images": images_a_step(loader) if loader is not None else 0,
+        }
+    )
+
+
+def images_a_step(loader: DataLoader) -> int:
+    """Images that all processes together take at a step."""
+    return (loader.batch_size or 1) * get_world_size()
+
+
+def plain(value: Any) -> Any:
+    """Only dictionaries, lists, tuples, numbers and text: what any reader of a checkpoint may load."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain(entry) for entry in value)
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
 def check_same_run(runner: Any, checkpoint: dict[str, Any], filename: str) -> None:
@@ -39,6 +64,7 @@ def check_same_run(runner: Any, checkpoint: dict[str, Any], filename: str) -> No
         ("num_classes", "number of classes"),
         ("labels", "classes of the data set"),
         ("images", "number of training images"),
+        ("ema", "use of averaged weights (EMAHook)"),
     ):
         if then.get(key) != now[key]:
             raise UserError(

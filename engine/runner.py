@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -22,7 +23,7 @@ from ..backbones._checkpoint import load_weights, read_checkpoint
 from ..backbones._errors import UserError
 from .atomic import remove_leftovers
 from .data import build_loader, end_workers
-from .record import check_same_run, describe_run
+from .record import check_same_run, describe_run, images_a_step
 
 _OWN_DATA = "TimmDataset"
 _PLACE = ("last_step", "_global_step", "_last_value")  # of a schedule; the rest of its state are its lengths
@@ -42,6 +43,8 @@ class VertebraRunner(Runner):
     newest whole checkpoint of the work dir.
     """
 
+    _saved: ClassVar[dict[str, Any]] = {}  # of the checkpoint that the run was resumed from: see `record`
+
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
         """mmengine's logger; the terminal gets our warnings and all errors, since `ProgressHook` writes there."""
         logger = super().build_logger(log_level, log_file, **kwargs)
@@ -50,6 +53,8 @@ class VertebraRunner(Runner):
                 handler.setLevel(logging.WARNING)
                 handler.addFilter(_ours_or_error)
                 handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+            elif isinstance(handler, logging.FileHandler):
+                handler.handleError = lambda record: None  # a full disk is said once, by what ends the run
         return logger
 
     def build_dataloader(  # type: ignore[override]  # mmengine's is static, and called on the object
@@ -65,6 +70,19 @@ class VertebraRunner(Runner):
         loader = build_loader(**cfg, group=group, seed=self.seed or 0, class_map=class_map)
         self._check_classes(loader)
         return loader
+
+    def _check_saving(self) -> None:
+        """Refuse what could not be resumed exactly: a checkpoint between the batches of one optimizer step."""
+        hook, group = self._checkpoint_hook, self._accumulation()
+        if hook is not None and not hook.by_epoch and hook.interval % group:
+            raise UserError(
+                f"checkpoints every {hook.interval} batches would cut optimizer steps of {group} batches in two: "
+                "default_hooks.checkpoint.interval has to be a multiple"
+            )
+
+    @property
+    def _checkpoint_hook(self) -> CheckpointHook | None:
+        return next((hook for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
 
     def _accumulation(self) -> int:
         wrapper = self.optim_wrapper
@@ -95,7 +113,7 @@ class VertebraRunner(Runner):
     @property
     def checkpoint_args(self) -> dict[str, Any]:
         """How the checkpoint hook writes its files, for who writes one beside it."""
-        hook = next((hook for hook in self.hooks if hasattr(hook, "save_optimizer")), None)
+        hook = self._checkpoint_hook
         return {"backend_args": hook.backend_args} if hook else {}
 
     def save_checkpoint(self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -104,6 +122,7 @@ class VertebraRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train, and leave no worker of a loader behind, however it ends."""
+        self._check_saving()
         # gradients may accumulate over the first steps of a schedule
         warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
         with self._ending_workers():
@@ -126,7 +145,8 @@ class VertebraRunner(Runner):
         """Resume from the newest whole checkpoint, or from the one that was named, or load weights."""
         if self._has_loaded:
             return
-        remove_leftovers(Path(self.work_dir))
+        if self._train_loop is not None:
+            remove_leftovers(Path(self.work_dir))
         if self._resume and self._load_from is None:
             self._resume_newest()
         elif self._resume:
@@ -161,8 +181,13 @@ class VertebraRunner(Runner):
         backbone = self._bare_model().backbone
         if self._resume:
             check_same_run(self, checkpoint, filename)
+            self._saved = checkpoint["meta"].get("vertebra", {})
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-            load_weights(backbone, checkpoint, filename)
+            try:
+                self._bare_model().load_state_dict(checkpoint["state_dict"])
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"checkpoint {filename} does not fit this run's model: {reason}") from error
             return checkpoint
         fresh = load_weights(backbone, checkpoint, filename)
         if fresh and self._train_loop is None:
@@ -178,7 +203,17 @@ class VertebraRunner(Runner):
         """Go on from a checkpoint, in the middle of an epoch too, with the schedule of the present config."""
         lengths = [copy.deepcopy(schedule.state_dict()) for schedule in self.param_schedulers or ()]
         start = [(group["lr"], group.get("initial_lr")) for group in self._lr_groups()]
-        super().resume(filename, map_location="cpu")
+        try:
+            super().resume(filename, map_location="cpu")
+        except (ValueError, KeyError, RuntimeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{filename} was written with another optimizer, parameter groups or precision than this run's: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        self._take_over_seed()
+        self._forget_other_folders()
         self._place_in_epoch(filename)
         saved = [schedule.state_dict() for schedule in self.param_schedulers or ()]
         if [_lengths(state) for state in saved] != [_lengths(state) for state in lengths]:
@@ -200,11 +235,29 @@ class VertebraRunner(Runner):
         base = self.optim_wrapper.base_param_settings
         return [*self.optim_wrapper.optimizer.param_groups, *([base] if base is not None else [])]
 
+    def _take_over_seed(self) -> None:
+        """mmengine restores the saved seed; what was built before has to follow, while no worker has started."""
+        for part in (self.train_dataloader.sampler, self.train_dataloader.dataset):
+            if hasattr(part, "seed") and part.seed != self.seed:
+                part.seed = self.seed
+                self.logger.warning(f"the run goes on with the seed it began with, {self.seed}")
+
+    def _forget_other_folders(self) -> None:
+        """A best checkpoint in another work dir is not this run's to replace."""
+        for key, value in list(self.message_hub.runtime_info.items()):
+            if key.startswith("best_ckpt") and Path(str(value)).parent != Path(self.work_dir):
+                self.message_hub.pop_info(key)
+
     def _place_in_epoch(self, filename: str) -> None:
         loop = self.train_loop
-        taken = loop._iter - loop._epoch * len(loop.dataloader)
+        if not isinstance(loop, EpochBasedTrainLoop):
+            return
+        then = self._saved
+        steps = then.get("steps_per_epoch") or len(loop.dataloader)
+        taken = loop._iter - loop._epoch * steps
+        same = (steps, then.get("step_images")) == (len(loop.dataloader), images_a_step(loop.dataloader))
         # a file of the last step holds a whole epoch that has not been ended yet: the loop ends it without a step
-        if hasattr(loop.dataloader.sampler, "skip") and 0 <= taken <= len(loop.dataloader):
+        if same and hasattr(loop.dataloader.sampler, "skip") and 0 <= taken <= steps:
             return
         if taken:
             self.logger.warning(

@@ -4,6 +4,7 @@ They can be killed, limited and waited for like any process. A module beside con
 import what it runs by name.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def run_child(tool: str, argv: list[str], folder: str, largest_file: int | None, output: str) -> None:
+def run_child(tool: str, argv: list[str], folder: str, largest_file: int | None, output: str, slow_disk: float) -> None:
     """In the new process: run a tool in `folder` with both streams in the file `output`."""
     from vertebra.tools._common import run_tool
 
@@ -26,6 +27,9 @@ def run_child(tool: str, argv: list[str], folder: str, largest_file: int | None,
     os.dup2(descriptor, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
+    if slow_disk:
+        fsync = os.fsync
+        os.fsync = lambda descriptor: (time.sleep(slow_disk), fsync(descriptor))[1]
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     code = run_tool(importlib.import_module(f"vertebra.tools.{tool}").main, argv)
@@ -75,14 +79,17 @@ class Started:
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
-        self.send(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self.send(signal.SIGKILL)
         self.process.join()
 
 
-def start_tool(folder: Path, tool: str, argv: list[str], largest_file: int | None, output: Path) -> Started:
-    """Start a tool; `largest_file`, in bytes, stands in for a full disk."""
+def start_tool(
+    folder: Path, tool: str, argv: list[str], output: Path, largest_file: int | None = None, slow_disk: float = 0.0
+) -> Started:
+    """Start a tool; `largest_file`, in bytes, stands in for a full disk, `slow_disk` are seconds that a file takes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vertebra.engine", "vertebra.tools.train", "vertebra.tools.test"])
-    process = context.Process(target=run_child, args=(tool, argv, str(folder), largest_file, str(output)))
+    process = context.Process(target=run_child, args=(tool, argv, str(folder), largest_file, str(output), slow_disk))
     process.start()
     return Started(process, output)

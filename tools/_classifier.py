@@ -12,7 +12,7 @@ import timm
 import torch
 from timm.data import create_transform, resolve_data_config
 from torch import nn
-from vertebra.backbones._checkpoint import find_weights, load_weights, read_checkpoint
+from vertebra.backbones._checkpoint import create, find_weights, load_weights, read_checkpoint
 from vertebra.backbones._errors import UserError
 from vertebra.tools._common import did_you_mean
 
@@ -82,7 +82,7 @@ def load_classifier(
     """
     check_model_name(name)
     if checkpoint is None or str(checkpoint) == PRETRAINED:
-        model = _create(name, pretrained=checkpoint is not None)
+        model = create(name, pretrained=checkpoint is not None)
         return Classifier(name, model.to(device).eval(), _imagenet_labels(model))
     read = read_checkpoint(checkpoint)
     meta = read.get("meta")
@@ -90,9 +90,9 @@ def load_classifier(
     known = known if isinstance(known, dict) else {}
     if known.get("model_name", name).split(".")[0] != name.split(".")[0]:
         raise UserError(f"checkpoint {checkpoint} is of {known['model_name']}, not of {name}")
-    classes = known.get("num_classes") or classes_in(find_weights(read, raw), _create(name, device="meta"))
+    classes = known.get("num_classes") or classes_in(find_weights(read, raw), create(name, device="meta"))
     options = dict(known.get("options", {}))
-    model = _create(name, num_classes=classes, **options)
+    model = create(name, num_classes=classes, **options)
     fresh = load_weights(model, read, str(checkpoint), raw)
     if fresh:
         raise UserError(
@@ -105,18 +105,6 @@ def load_classifier(
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-    try:
-        return timm.create_model(name, pretrained=pretrained, **options)
-    except UserError:
-        raise
-    except (RuntimeError, OSError, ValueError) as error:
-        if not pretrained:
-            raise
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"the published weights of {name} cannot be had: {reason}") from error
 
 
 def _imagenet_labels(model: nn.Module) -> list[str]:

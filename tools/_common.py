@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,17 @@ def need(module: str, extra: str) -> ModuleType:
         raise UserError(f"this needs {module!r}, which is installed but cannot be imported: {error}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def versions() -> str:
     """The versions that a measured number depends on, in one line."""
     import timm
@@ -84,11 +96,13 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 def _sentence(error: BaseException) -> str | None:
     """What to print for an error that is the user's to mend; None for one that is ours."""
     if isinstance(error, UserError):
-        return str(error)
+        text = str(error)
+        # what a loader's worker raises comes with the worker's traceback in front of it
+        return text.rpartition("UserError: ")[2].strip() if text.startswith("Caught UserError in DataLoader") else text
     if isinstance(error, OSError) and (error.errno in _DISK_ERRORS or error.filename):
         where = f" ({error.filename})" if error.filename else ""
         what = _DISK_ERRORS.get(error.errno) or (error.strerror or type(error).__name__).lower()
-        return f"{what}{where}; nothing that was complete before has been touched."
+        return f"{what}{where}"
     return None
 
 
@@ -113,7 +127,7 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
-        return 0
+        return 128 + signal.SIGPIPE
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None or os.environ.get("VERTEBRA_TRACEBACK") == "1":

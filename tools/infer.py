@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from timm.data import get_img_extensions
 from vertebra.backbones._errors import UserError
 from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier
-from vertebra.tools._common import make_parser, need, pick_device, run_tool
+from vertebra.tools._common import make_parser, need, pick_device, run_tool, write_text
 
 _CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".bin", ".ckpt")
 _TOP, _BATCH = 5, 16
@@ -111,11 +111,24 @@ def draw(image: Image.Image, classes: Sequence[dict[str, Any]], least_width: int
 def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
     """A name for each drawn picture: the image's own, numbered where two are alike."""
     names: dict[Path, str] = {}
-    used: dict[str, int] = {}
+    taken: set[str] = set()
     for path in paths:
-        used[path.stem] = used.get(path.stem, 0) + 1
-        names[path] = f"{path.stem}.png" if used[path.stem] == 1 else f"{path.stem}_{used[path.stem]}.png"
+        number, name = 1, f"{path.stem}.png"
+        while name in taken:
+            number += 1
+            name = f"{path.stem}_{number}.png"
+        taken.add(name)
+        names[path] = name
     return names
+
+
+def refuse_overwriting(names: dict[Path, str], out: Path) -> None:
+    """UserError if a drawn picture would take the place of an image that is to be predicted."""
+    clash = {path.resolve() for path in names} & {(out / name).resolve() for name in names.values()}
+    if clash:
+        raise UserError(
+            f"--out {out} would overwrite {sorted(clash)[0]}, an image to be predicted: take another folder"
+        )
 
 
 def load_target(target: str, checkpoint: str, device: torch.device) -> Classifier:
@@ -133,17 +146,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     checkpoint, inputs = split_inputs(args.inputs)
     paths = find_images(inputs)
-    out = Path(args.out)
+    out, names = Path(args.out), picture_names(paths)
+    refuse_overwriting(names, out)
     out.mkdir(parents=True, exist_ok=True)
     classifier = load_target(args.target, checkpoint, pick_device(args.device))
-    names, results, waiting = picture_names(paths), [], read_images(paths)
+    results, waiting = [], read_images(paths)
     while batch := list(islice(waiting, _BATCH)):
         for (path, image), classes in zip(batch, classify(classifier, [image for _, image in batch]), strict=True):
             draw(image, classes).save(out / names[path])
             results.append({"image": str(path), "size": [image.height, image.width], "classes": classes})
     if not results:
         raise UserError(f"none of the {len(paths)} files given can be read as an image")
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
     skipped = f", {len(paths) - len(results)} skipped" if len(results) < len(paths) else ""
     print(f"{len(results)} images predicted{skipped}: pictures and results.json are in {out}")
     return 0

@@ -11,9 +11,10 @@ from typing import Any
 if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
 
+from vertebra.backbones._checkpoint import read_checkpoint
 from vertebra.backbones._errors import UserError
 from vertebra.tools._classifier import PRETRAINED, check_model_name, load_classifier
-from vertebra.tools._common import make_parser, need, run_tool, versions
+from vertebra.tools._common import make_parser, need, run_tool, versions, write_text
 from vertebra.tools.train import choose_device, parse_changes
 
 
@@ -70,6 +71,9 @@ def prepare(args: argparse.Namespace) -> Any:
         config.model.pretrained = True
     else:
         config.load_from = args.checkpoint
+        meta = read_checkpoint(args.checkpoint).get("meta")
+        known = meta.get("vertebra") if isinstance(meta, dict) else None
+        config.labels = config.get("labels") or (known or {}).get("labels")
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "val_dataloader", "val_cfg"):
         config.pop(key, None)
     config.pop("val_evaluator", None)
@@ -95,13 +99,16 @@ def confusion_summary(confusion: Any, names: Sequence[str]) -> list[str]:
 
 def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Run the evaluation; its metrics and the lines that tell of confusions."""
-    from vertebra.engine.config import build_runner
+    from vertebra.engine.config import build_runner, explaining
 
     config = prepare(args)
     config.work_dir = config.get("work_dir") or f"work_dirs/test_{Path(args.target).stem}"
     began = time.perf_counter()
     runner = build_runner(config)
-    found = runner.test()
+    with explaining():
+        found = runner.test()
+    if not found["images"]:
+        raise UserError(f"none of the {found['unreadable']} images of the test data can be read")
     seconds = time.perf_counter() - began
     names = runner.test_dataloader.dataset.metainfo["classes"]
     confusion = runner.test_loop.evaluator.metrics[0].confusion
@@ -120,6 +127,8 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     args = build_parser().parse_args(argv)
+    if args.out and Path(args.out).is_dir():
+        raise UserError(f"--out {args.out} is a folder; a file to write the metrics to is accepted")
     need("mmengine", extra="train")
     need("cv2", extra="train")
     choose_device(args.device)
@@ -131,8 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(f"  {line}" for line in lines))
     if args.out:
         out = Path(args.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_text(out, json.dumps(metrics, indent=2) + "\n")
         print(f"  written to {out}")
     return 0
 

@@ -78,6 +78,9 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
     from vertebra.engine import config as configs
 
     config = configs.read_config(args.config)
+    missing = [key for key in ("train_dataloader", "train_cfg", "optim_wrapper") if not config.get(key)]
+    if missing:
+        raise UserError(f"{args.config} cannot be trained: it has no {', '.join(missing)}")
     if args.backbone:
         config.model.model_name = args.backbone
     if args.data:
@@ -131,6 +134,8 @@ def settle_work_dir(config: Any, resume: str | None) -> None:
     files = checkpoint_files(folder)
     if files and resume is None:
         raise UserError(f"work dir {folder} holds checkpoints ({files[0].name} ...): add --resume, or take another")
+    if files and resume != _AUTO and Path(resume).resolve().parent != folder.resolve():
+        raise UserError(f"work dir {folder} holds checkpoints of its own: going on from {resume} takes another")
     if resume is not None:
         config.resume = True
         config.load_from = None if resume == _AUTO else resume
@@ -138,14 +143,16 @@ def settle_work_dir(config: Any, resume: str | None) -> None:
 
 def train(config: Any) -> dict[str, Any]:
     """Run a prepared config to its end; what the summary says of it."""
-    from vertebra.engine.config import build_runner
+    from vertebra.engine.config import build_runner, explaining
     from vertebra.tools.plot import draw, read_run
 
     began = time.perf_counter()
     runner = build_runner(config)
     try:
-        runner.train()
+        with explaining():
+            runner.train()
     finally:
+        runner.visualizer.close()
         for hook in runner.hooks:
             getattr(hook, "close", lambda: None)()
     model = runner._bare_model()
@@ -153,9 +160,9 @@ def train(config: Any) -> dict[str, Any]:
     files = {"checkpoint": folder / "last_checkpoint", "curves": folder / "curve.png"}
     with contextlib.suppress(UserError):  # a run may be too short to have logged a step
         draw([read_run(folder)], files["curves"])
-    evaluated = runner.val_loop.evaluator.metrics[0].last if runner._val_loop is not None else {}
+    evaluated = getattr(runner.val_loop.evaluator.metrics[0], "last", {}) if runner._val_loop is not None else {}
     return {
-        "model": model.model_name,
+        "model": getattr(model, "model_name", type(model).__name__),
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
         "trained": f"{runner.epoch} epochs, {runner.iter} steps",
         **{key: f"{value:.2%}" for key, value in evaluated.items() if isinstance(value, float)},

@@ -51,9 +51,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     """`start("train", "demo/van_b0_digits", "--resume", largest_file=...)` runs a tool in `tmp_path`."""
     running: list[Started] = []
 
-    def start_one(tool: str, *argv: object, largest_file: int | None = None) -> Started:
+    def start_one(tool: str, *argv: object, **limits: float) -> Started:
         output = tmp_path / f"output_{len(running)}.txt"
-        running.append(start_tool(tmp_path, tool, [str(word) for word in argv], largest_file, output))
+        running.append(start_tool(tmp_path, tool, [str(word) for word in argv], output, **limits))
         return running[-1]
 
     yield start_one

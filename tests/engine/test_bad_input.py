@@ -1,6 +1,5 @@
 """A mistake is answered by one sentence that names it, an exit code that is not 0, no traceback, and nothing lost."""
 
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -102,11 +101,16 @@ def test_too_many_unreadable_images_end_the_run(run: Callable, tiny: Path, own_i
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_its_checkpoints(
     run: Callable, tiny: Path, tmp_path: Path
 ) -> None:
-    first = run("train", tiny, "--work-dir", "wd", *SHORT)
+    """The rate of the second epoch is beyond all bounds; the schedule is what a resumed run takes from its config."""
+    wild = ["param_scheduler=None", "optim_wrapper.clip_grad=None", "optim_wrapper.optimizer.lr=1e30"]
+    first = run("train", tiny, "--work-dir", "wd", "--cfg-options", "train_cfg.max_epochs=1")
     assert first.code == 0, first.said
+    checkpoint = torch.load(tmp_path / "wd/epoch_1.pth", weights_only=False)
+    for group in checkpoint["optimizer"]["param_groups"]:
+        group["lr"] = group["initial_lr"] = 1e30
+    torch.save(checkpoint, tmp_path / "wd/epoch_1.pth")
     kept = (tmp_path / "wd/epoch_1.pth").read_bytes()
-    schedule = ["param_scheduler=None", "optim_wrapper.clip_grad=None", "optim_wrapper.optimizer.lr=1e30"]
-    tool = run("train", tiny, "--work-dir", "fresh", "--cfg-options", *schedule)
+    tool = run("train", tiny, "--work-dir", "wd", "--resume", "--cfg-options", *wild[:2])
     assert_refused(tool, "the loss is", "learning rate")
     assert (tmp_path / "wd/epoch_1.pth").read_bytes() == kept
 
@@ -232,4 +236,80 @@ def test_a_checkpoint_without_a_classifier_is_not_evaluated(run: Callable, tiny:
     model = timm.create_model("van_b0", num_classes=0, depths=(1, 1, 1, 1))
     torch.save(model.state_dict(), tmp_path / "trunk.pth")
     assert_refused(run("test", tiny, "trunk.pth"), "trunk.pth", "classifier")
-    assert math.isfinite(sum(float(value.sum()) for value in model.state_dict().values()))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "train_dataloader.batchsize=4",
+        "optim_wrapper.acumulative_counts=2",
+        "optim_wrapper.optimizer.lrr=3",
+        "train_dataloader.dataset.transform.hfip=0.5",
+        "default_hooks.checkpoint.intervall=2",
+    ],
+)
+def test_a_misspelled_option_is_named_wherever_it_stands(run: Callable, tiny: Path, option: str) -> None:
+    tool = run("train", tiny, "--work-dir", "wd", "--cfg-options", option)
+    assert_refused(tool, option.partition("=")[0].rpartition(".")[2])
+
+
+def test_names_of_mmcv_1_are_told_their_successors(run: Callable, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text(f"_base_ = ['{tiny}']\nlr_config = dict(policy='step')\n")
+    assert_refused(run("train", "old.py"), "lr_config", "param_scheduler")
+
+
+def test_a_config_that_only_evaluates_is_not_trained(run: Callable) -> None:
+    assert_refused(run("train", "imagenet/evaluation"), "imagenet/evaluation", "train_cfg")
+
+
+def test_another_optimizer_does_not_go_on_from_a_checkpoint(run: Callable, tiny: Path) -> None:
+    assert run("train", tiny, "--work-dir", "wd", *SHORT).code == 0
+    again = ["train", tiny, "--work-dir", "wd", "--resume", "--cfg-options"]
+    assert_refused(run(*again, "optim_wrapper.paramwise_cfg.layer_decay=None"), "another optimizer")
+
+
+def test_a_checkpoint_of_another_folder_is_not_gone_on_from_in_a_full_one(
+    run: Callable, tiny: Path, tmp_path: Path
+) -> None:
+    assert run("train", tiny, "--work-dir", "one", *SHORT).code == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    tool = run("train", tiny, "--work-dir", "one", "--resume", "two/epoch_1.pth")
+    assert_refused(tool, "one holds checkpoints of its own")
+
+
+def test_checkpoints_inside_an_optimizer_step_are_refused(run: Callable, tiny: Path) -> None:
+    changes = ["default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=5"]
+    assert_refused(run("train", tiny, "--cfg-options", *changes), "every 5 batches", "steps of 2 batches")
+
+
+def test_nothing_but_unreadable_images_is_a_sentence_from_a_worker_too(
+    run: Callable, tiny: Path, own_images: Path
+) -> None:
+    for path in own_images.glob("train/*/*.png"):
+        path.write_text("no image")
+    tool = run("train", tiny, "--data", own_images, "--work-dir", "wd", *SHORT)
+    assert_refused(tool, "none of 48 images in a row can be read")
+
+
+def test_predictions_do_not_overwrite_the_images(run: Callable, tmp_path: Path) -> None:
+    model = timm.create_model("van_b0", num_classes=4)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "pictures/a.png")
+    before = (tmp_path / "pictures/a.png").read_bytes()
+    assert_refused(run("infer", "van_b0", "weights.pth", "pictures", "--out", "pictures"), "would overwrite")
+    assert (tmp_path / "pictures/a.png").read_bytes() == before
+
+
+def test_published_weights_without_a_network_are_a_sentence(run: Callable, tiny: Path, images: Path) -> None:
+    """timm takes the address from the cfg; this one leads nowhere."""
+    overlay = "model.pretrained_cfg_overlay={'url':'http://127.0.0.1:9/weights.pth'}"
+    tool = run("train", tiny, "--work-dir", "wd", "--cfg-options", "model.pretrained=True", overlay)
+    assert_refused(tool, "published weights of van_b0 cannot be had")
+
+
+def test_options_of_any_depth_can_be_read_back_from_a_checkpoint(run: Callable, tiny: Path) -> None:
+    overlay = "model.pretrained_cfg_overlay={'mean':(0.5,0.5,0.5),'crop_pct':0.8}"
+    assert run("train", tiny, "--work-dir", "wd", "--cfg-options", overlay, "train_cfg.max_epochs=1").code == 0
+    tool = run("test", tiny, "wd/epoch_1.pth")
+    assert tool.code == 0, tool.said

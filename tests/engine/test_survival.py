@@ -53,15 +53,16 @@ def finish(run: Callable, tiny: Path, work_dir: Path) -> None:
 def test_killed_at_random_moments_it_ends_as_the_undisturbed_run(
     start: Callable, run: Callable, tiny: Path, tmp_path: Path, undisturbed: dict, seed: int
 ) -> None:
-    """A checkpoint every four steps lies in the middle of epochs of six; SIGKILL falls anywhere in between."""
+    """A checkpoint every four steps lies in the middle of epochs of six; SIGKILL falls anywhere after a new one."""
     draw = random.Random(seed)
     every = ["--cfg-options", "default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=4"]
-    for kill in range(2):
-        tool = start("train", tiny, "--work-dir", "killed", "--resume", *every)
-        tool.wait_until(lambda tool=tool: "epoch" in tool.said or any(tmp_path.glob("killed/iter_*.pth")))
-        time.sleep(draw.uniform(0, 1.5))
+    for _ in range(2):
+        before = set(tmp_path.glob("killed/*.pth"))
+        tool = start("train", tiny, "--work-dir", "killed", "--resume", *every, slow_disk=0.2)
+        tool.wait_until(lambda before=before: set(tmp_path.glob("killed/iter_*.pth")) - before)
+        time.sleep(draw.uniform(0, 0.5))
         tool.kill()
-        assert tool.code == -signal.SIGKILL or kill, "the run ended before it could be killed"
+    assert tool.code == -signal.SIGKILL
     finish(run, tiny, tmp_path / "killed")
     assert_same_bits(tmp_path / "killed", undisturbed)
 
@@ -69,7 +70,7 @@ def test_killed_at_random_moments_it_ends_as_the_undisturbed_run(
 def test_killed_while_a_checkpoint_is_written_it_ends_as_the_undisturbed_run(
     start: Callable, run: Callable, tiny: Path, tmp_path: Path, undisturbed: dict
 ) -> None:
-    tool = start("train", tiny, "--work-dir", "killed")
+    tool = start("train", tiny, "--work-dir", "killed", slow_disk=0.2)
     tool.wait_until(lambda: any(tmp_path.glob("killed/.epoch_2.pth.*.tmp")))
     tool.kill()
     assert tool.code == -signal.SIGKILL
@@ -77,6 +78,11 @@ def test_killed_while_a_checkpoint_is_written_it_ends_as_the_undisturbed_run(
     finish(run, tiny, tmp_path / "killed")
     assert not list(tmp_path.glob("killed/.*.tmp")), "what was half written is still there"
     assert_same_bits(tmp_path / "killed", undisturbed)
+
+
+def evaluations(work_dir: Path) -> list[str]:
+    """The lines of the log that evaluations have written."""
+    return [line for path in work_dir.glob("*/vis_data/scalars.json") for line in path.open() if "top1" in line]
 
 
 EVALUATING = ["--cfg-options", "train_cfg.val_interval=1", "val_dataloader.batch_size=1"]
@@ -104,6 +110,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_a_sentence(
     assert tool.code == code
     assert "is saved, and --resume carries on" in tool.said.splitlines()[-1]
     assert "Traceback" not in tool.said
+    assert not options or not evaluations(tmp_path / "stopped"), "the evaluation was not left"
     assert list(tmp_path.glob("stopped/iter_*.pth")) or "epoch_" in tool.said.splitlines()[-1]
     finish(run, tiny, tmp_path / "stopped")
     assert not list(tmp_path.glob("stopped/iter_*.pth")), "the checkpoint of the interruption is superseded"
@@ -113,9 +120,10 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_a_sentence(
 def test_a_corrupt_newest_checkpoint_is_passed_over_in_favour_of_the_one_before(
     start: Callable, run: Callable, tiny: Path, tmp_path: Path, undisturbed: dict
 ) -> None:
-    tool = start("train", tiny, "--work-dir", "cut")
-    tool.wait_until(lambda: "epoch 3/4" in tool.said and (tmp_path / "cut/epoch_3.pth").exists())
+    tool = start("train", tiny, "--work-dir", "cut", slow_disk=0.5)
+    tool.wait_until((tmp_path / "cut/epoch_3.pth").exists)
     tool.kill()
+    assert not (tmp_path / "cut/epoch_4.pth").exists()
     newest = tmp_path / "cut/epoch_3.pth"
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     done = run("train", tiny, "--work-dir", "cut", "--resume")
@@ -136,3 +144,37 @@ def test_a_longer_run_moves_the_end_of_the_schedule_also_when_resumed(
     straight = run("train", tiny, "--work-dir", "straight")
     assert straight.code == 0, straight.said
     torch.testing.assert_close(rates, final_state(tmp_path / "straight")["rates"], rtol=1e-9, atol=0)
+
+
+def test_a_resumed_run_keeps_the_seed_it_began_with(run: Callable, tiny: Path, tmp_path: Path) -> None:
+    whole = run("train", tiny, "--work-dir", "whole", "--seed", 7)
+    assert whole.code == 0, whole.said
+    for name in ("epoch_2.pth", "epoch_3.pth"):
+        assert (tmp_path / "whole" / name).exists()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "whole/epoch_2.pth").rename(tmp_path / "half/epoch_2.pth")
+    finish(run, tiny, tmp_path / "half")
+    assert_same_bits(tmp_path / "half", final_state(tmp_path / "whole"))
+
+
+def test_a_run_that_goes_on_in_a_new_folder_leaves_the_old_ones_best_alone(
+    run: Callable, tiny: Path, tmp_path: Path
+) -> None:
+    best = ["default_hooks.checkpoint.save_best=top1", "train_cfg.val_interval=1"]
+    first = run("train", tiny, "--work-dir", "old", "--cfg-options", *best, "train_cfg.max_epochs=1")
+    assert first.code == 0, first.said
+    (kept,) = tmp_path.glob("old/best_top1_*.pth")
+    second = run("train", tiny, "--work-dir", "new", "--resume", "old/epoch_1.pth", "--cfg-options", *best)
+    assert second.code == 0, second.said
+    assert kept.exists()
+
+
+def test_another_batch_size_goes_on_at_the_end_of_the_saved_epoch(run: Callable, tiny: Path, tmp_path: Path) -> None:
+    """Two epochs of six steps, then epochs of four: the third is taken from its first batch."""
+    short = run("train", tiny, "--work-dir", "wd", "--cfg-options", "train_cfg.max_epochs=2")
+    assert short.code == 0, short.said
+    wider = ["train_cfg.max_epochs=3", "train_dataloader.batch_size=12"]
+    longer = run("train", tiny, "--work-dir", "wd", "--resume", "--cfg-options", *wider)
+    assert longer.code == 0, longer.said
+    assert "3 epochs, 12 steps" in longer.said
+    assert read_checkpoint(tmp_path / "wd/epoch_3.pth")["meta"]["iter"] == 12

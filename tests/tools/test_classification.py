@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tool(folder: Path, name: str, *argv: object) -> Started:
     """Run a tool to its end, which has to be a good one."""
-    done = start_tool(folder, name, [str(word) for word in argv], None, folder / f"{name}.txt").wait()
+    done = start_tool(folder, name, [str(word) for word in argv], folder / f"{name}.txt").wait()
     assert done.code == 0, done.said
     return done
 

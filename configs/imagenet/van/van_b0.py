@@ -13,9 +13,8 @@ model = dict(
     mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5),
     erasing=dict(probability=0.25, mode="pixel"),
 )
-# the authors' script cools down for ten epochs at the last rate
-train_cfg = dict(max_epochs=310)
+# the authors' script adds ten epochs at the last rate
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, end=5, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", begin=5, end=300, eta_min=1e-6, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", begin=5, eta_min=1e-6, convert_to_iter_based=True),
 ]
