@@ -5,29 +5,12 @@ on the disk and renamed, so a kill or a full disk at any moment leaves the older
 removed to make room is removed only after the next file has been written whole.
 """
 
-import contextlib
-import os
 from pathlib import Path
 from typing import ClassVar
 
 from mmengine.fileio import LocalBackend, register_backend
 
-TEMPORARY = ".tmp"
-
-
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` so that `path` holds all of it or what it held before, whatever happens in between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+from ..backbones._files import TEMPORARY, write_whole
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -45,7 +28,6 @@ class AtomicLocalBackend(LocalBackend):
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
         """Write `obj` whole, then remove what had been given to `remove`."""
         path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, obj)
         while self._to_remove:
             old = self._to_remove.pop()

@@ -9,7 +9,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from ..backbones._errors import Interrupted
-from .atomic import write_whole
+from ..backbones._files import write_whole
 from .stop import StopRequest
 
 _EVALUATED = "evaluated_epoch"

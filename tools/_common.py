@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -66,17 +65,6 @@ def need(module: str, extra: str) -> ModuleType:
         raise UserError(f"this needs the package {module!r}, which is not installed ({error}): {line}") from error
     except ImportError as error:
         raise UserError(f"this needs {module!r}, which is installed but cannot be imported: {error}") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, in a folder that is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def versions() -> str:

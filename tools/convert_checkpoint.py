@@ -8,9 +8,9 @@ if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
 
 import argparse
+import errno
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import nn
 from vertebra.backbones._checkpoint import find_weights, load_weights, read_checkpoint, weights_place
 from vertebra.backbones._errors import UserError
+from vertebra.backbones._files import write_whole
 from vertebra.tools._classifier import check_model_name, classes_in
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools._inert_pickle import read_inert
@@ -147,20 +148,11 @@ def _write(out: Path, content: bytes) -> bool:
             if out.is_file() and out.read_bytes() == content:
                 return True
             raise UserError(f"{out} exists, and not with this content: choose another name, or move it away")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        temporary.touch()
+        write_whole(out, content)
     except OSError as error:
+        if error.errno == errno.EFBIG or error.errno == errno.ENOSPC:
+            raise  # about the disk, not about OUT: run_tool says it
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     return False
 
 

@@ -15,8 +15,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from timm.data import get_img_extensions
 from vertebra.backbones._errors import UserError
+from vertebra.backbones._files import write_whole
 from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier
-from vertebra.tools._common import make_parser, need, pick_device, run_tool, write_text
+from vertebra.tools._common import make_parser, need, pick_device, run_tool
 
 _CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".bin", ".ckpt")
 _TOP, _BATCH = 5, 16
@@ -157,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.append({"image": str(path), "size": [image.height, image.width], "classes": classes})
     if not results:
         raise UserError(f"none of the {len(paths)} files given can be read as an image")
-    write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
+    write_whole(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
     skipped = f", {len(paths) - len(results)} skipped" if len(results) < len(paths) else ""
     print(f"{len(results)} images predicted{skipped}: pictures and results.json are in {out}")
     return 0

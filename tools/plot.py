@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vertebra.backbones._errors import UserError
+from vertebra.backbones._files import write_whole
 from vertebra.tools._common import make_parser, need, run_tool
 
 if TYPE_CHECKING:
@@ -147,13 +148,7 @@ def draw(runs: Sequence[Run], out: Path) -> None:
     figure = _figure(runs)
     data = io.BytesIO()
     figure.savefig(data, format=out.suffix.lower().removeprefix("."), dpi=150)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.tmp")
-    try:
-        part.write_bytes(data.getvalue())
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(out, data.getvalue())
 
 
 def check_out(out: Path) -> None:

@@ -13,8 +13,9 @@ if __name__ == "__main__":
 
 from vertebra.backbones._checkpoint import read_checkpoint
 from vertebra.backbones._errors import UserError
+from vertebra.backbones._files import write_whole
 from vertebra.tools._classifier import PRETRAINED, check_model_name, load_classifier
-from vertebra.tools._common import make_parser, need, run_tool, versions, write_text
+from vertebra.tools._common import make_parser, need, run_tool, versions
 from vertebra.tools.train import choose_device, parse_changes
 
 
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(f"  {line}" for line in lines))
     if args.out:
         out = Path(args.out)
-        write_text(out, json.dumps(metrics, indent=2) + "\n")
+        write_whole(out, (json.dumps(metrics, indent=2) + "\n").encode())
         print(f"  written to {out}")
     return 0
 

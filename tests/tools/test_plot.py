@@ -138,10 +138,10 @@ def test_older_picture_survives_a_drawing_that_fails(
     out = tmp_path / "curve.png"
     out.write_bytes(b"older")
 
-    def full_disk(self: Path, data: bytes) -> int:
-        raise OSError(28, "No space left on device", str(self))
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         draw([read_run(work_dir)], out)
     assert out.read_bytes() == b"older"
