@@ -3,12 +3,14 @@
 A config is a classic mmengine file. Names are paths under `configs/` without `.py`, in a clone and in a wheel alike.
 """
 
+import ast
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
@@ -79,7 +81,9 @@ def read_config(name: str) -> Config:
     """
     path = find_config(name)
     try:
-        config = Config.fromfile(str(path))
+        with _named_bases_resolved(path) as readable:
+            config = Config.fromfile(str(readable))
+        object.__setattr__(config, "_filename", str(path))  # its own __setattr__ would make an entry of it
     except UserError:
         raise
     except Exception as error:  # whatever the user's Python file raises
@@ -87,6 +91,54 @@ def read_config(name: str) -> Config:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {reason}") from error
     check_keys(config, str(path))
     return config
+
+
+@contextmanager
+def _named_bases_resolved(path: Path) -> Iterator[Path]:
+    """The file to read: `path` itself, or a copy whose `_base_` names of shipped configs have become paths.
+
+    mmengine looks for bases beside the file that names them; a config in a user's own folder should be able to say
+    `_base_ = "demo/van_b0_digits"`, as the command line does.
+    """
+    source = path.read_text(encoding="utf-8")
+    bases = next(
+        (
+            node
+            for node in ast.parse(source).body
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_base_"
+        ),
+        None,
+    )
+    given = _literal(bases.value) if bases is not None else []
+    given = [given] if isinstance(given, str) else list(given)
+    found = [_base_path(path.parent, base) for base in given]
+    if bases is None or [str(base) for base in found] == given or not any(map(_is_shipped, found)):
+        yield path
+        return
+    lines = source.splitlines()
+    lines[bases.lineno - 1 : bases.end_lineno] = [f"_base_ = {[str(base) for base in found]!r}"]
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        copy.write_text("\n".join(lines), encoding="utf-8")
+        yield copy
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:  # computed: mmengine's to evaluate
+        return []
+
+
+def _base_path(folder: Path, base: str) -> Path | str:
+    beside = (folder / base).resolve()
+    if beside.is_file() or "::" in base:
+        return beside if beside.is_file() else base
+    return find_config(base).resolve()
+
+
+def _is_shipped(base: Path | str) -> bool:
+    return isinstance(base, Path) and base.is_relative_to(configs_folder().resolve())
 
 
 def check_keys(config: Mapping[str, Any], where: str) -> None:
@@ -203,17 +255,27 @@ def build_runner(config: Config) -> Runner:
     kind = RUNNERS.get(config.get("runner_type", "VertebraRunner"))
     if kind is None:
         raise UserError(f"runner_type is {config.runner_type!r}; mmengine knows no such runner")
-    with explaining():
+    with explaining(lambda: True):
         return kind.from_cfg(config)
 
 
 @contextmanager
-def explaining() -> Iterator[None]:
-    """Turn what registries say of an entry that nothing takes into one sentence for who wrote the config."""
+def explaining(building: Callable[[], bool]) -> Iterator[None]:
+    """Turn an error into one sentence for who wrote the config: while it is built, the config is what is at fault.
+
+    Args:
+        building: whether what the config describes is still being built.
+    """
     try:
         yield
-    except (TypeError, KeyError) as error:
-        raise _as_user_error(error) or error from error
+    except UserError:
+        raise
+    except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError, AssertionError) as error:
+        known = _as_user_error(error)
+        if known is None and building():
+            reason = str(error).splitlines()[0] if str(error) else "no more is said"
+            known = UserError(f"this config cannot be built: {type(error).__name__}: {reason}")
+        raise known or error from error
 
 
 def _as_user_error(error: Exception) -> UserError | None:

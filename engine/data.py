@@ -242,6 +242,8 @@ class EpochSampler(Sampler):
         self.size, self.batch, self.training, self.repeats, self.seed = size, batch, training, repeats, seed
         self.rank, self.world = get_dist_info()
         self.epoch, self.skip = 0, 0
+        if batch < 1 or group < 1:
+            raise UserError(f"batch_size {batch} with accumulative_counts {group}: both are numbers from 1 up")
         if training:
             batches = size // (batch * self.world * group) * group
             if batches == 0:

@@ -2,8 +2,10 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -35,7 +37,7 @@ class ProgressHook(Hook):
         self.console = Console()
         self.bar: Progress | None = None
         self.steps, self.images, self.train_seconds, self.loss = 0, 0, 0.0, float("nan")
-        self.epoch_start: tuple[int, float] = (0, 0.0)
+        self.epoch_start: tuple[int, int, float] = (0, 0, 0.0)
 
     def before_train(self, runner: Runner) -> None:
         """Open the live line."""
@@ -49,7 +51,7 @@ class ProgressHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Remember where the epoch began."""
-        self.epoch_start = (self.images, self.train_seconds)
+        self.epoch_start = (self.steps, self.images, self.train_seconds)
         self.last = time.perf_counter()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -88,8 +90,9 @@ class ProgressHook(Hook):
             self.bar = None
 
     def _line(self, runner: Runner, done: int) -> str:
-        images, seconds = self.images - self.epoch_start[0], self.train_seconds - self.epoch_start[1]
-        left = (runner.max_iters - done) * self.train_seconds / max(self.steps, 1)
+        now = (self.steps, self.images, self.train_seconds)
+        steps, images, seconds = (value - before for value, before in zip(now, self.epoch_start, strict=True))
+        left = (runner.max_iters - done) * seconds / max(steps, 1)
         minutes, rest = divmod(round(left), 60)
         rate = runner.optim_wrapper.get_lr()
         parts = [
@@ -100,6 +103,26 @@ class ProgressHook(Hook):
             f"ETA {minutes // 60}:{minutes % 60:02d}:{rest:02d}" if done < runner.max_iters else "done",
         ]
         return "  ".join(parts)
+
+
+@HOOKS.register_module()
+class PlainHistoryHook(Hook):
+    """Keeps in a checkpoint what any safe reader loads, timm's too: no history of the log, no numpy scalars."""
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """See the class."""
+        checkpoint["message_hub"]["log_scalars"] = {}
+        for key in ("meta", "message_hub", "param_schedulers"):
+            if key in checkpoint:
+                checkpoint[key] = _without_numpy(checkpoint[key])
+
+
+def _without_numpy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_numpy(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_numpy(entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @HOOKS.register_module()

@@ -1,6 +1,7 @@
 """The training loop: mmengine's, continued in the middle of an epoch and ended by a signal with a checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
@@ -8,7 +9,7 @@ from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
-from ..backbones._errors import Interrupted
+from ..backbones._errors import Interrupted, UserError
 from ..backbones._files import write_whole
 from .stop import StopRequest
 
@@ -24,6 +25,19 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     evaluates it first: nothing is lost if it was killed in between, and a finished run that is resumed says how good
     it is.
     """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Any,
+        max_epochs: int,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        if not isinstance(max_epochs, int) or max_epochs < 1:
+            raise UserError(f"train_cfg.max_epochs is {max_epochs!r}; a whole number from 1 up is accepted")
+        super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
 
     def run(self) -> nn.Module:
         """Train from where the run stands to the last epoch."""

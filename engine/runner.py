@@ -45,6 +45,17 @@ class VertebraRunner(Runner):
 
     _saved: ClassVar[dict[str, Any]] = {}  # of the checkpoint that the run was resumed from: see `record`
 
+    def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
+        """mmengine's, and the hooks that resuming and watching rely on, whatever a config's list of hooks says."""
+        super().register_hooks(default_hooks, custom_hooks)
+        present = {type(hook).__name__ for hook in self.hooks}
+        for name in ("StepSeedHook", "StopEvaluationHook", "UnreadableImagesHook", "PlainHistoryHook", "ProgressHook"):
+            if name not in present:
+                self.register_hook({"type": name})
+
+    def dump_config(self) -> None:
+        """Nothing yet: mmengine writes the config when it builds; a refused run must not replace a good run's."""
+
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
         """mmengine's logger; the terminal gets our warnings and all errors, since `ProgressHook` writes there."""
         logger = super().build_logger(log_level, log_file, **kwargs)
@@ -154,6 +165,8 @@ class VertebraRunner(Runner):
         elif self._load_from is not None:
             self.load_checkpoint(self._load_from)
         self._has_loaded = True
+        if self._train_loop is not None:
+            super().dump_config()
 
     def _resume_newest(self) -> None:
         files = checkpoint_files(Path(self.work_dir))

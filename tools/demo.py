@@ -18,6 +18,7 @@ from vertebra.tools._common import make_parser, run_tool
 
 CONFIG = "demo/van_b0_digits"
 SHEET_COLUMNS, SHEET_ROWS = 6, 4
+_MARKER = ".vertebra-demo"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,14 +48,17 @@ def some_images(folder: Path, count: int) -> list[Path]:
     return [images[turn] for turn in range(count) for images in classes if turn < len(images)][:count]
 
 
-def start_afresh(out: Path) -> None:
-    """Empty the folder of an earlier demo; UserError if it is anything else."""
-    marker = out / ".vertebra-demo"
-    if out.exists() and any(out.iterdir()) and not marker.exists():
+def refuse_foreign(out: Path) -> None:
+    """UserError if `out` is anything but an earlier demo's folder."""
+    if out.exists() and not (out / _MARKER).exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not an earlier demo's folder: take another --out, or remove it")
+
+
+def start_afresh(out: Path) -> None:
+    """Empty the folder of an earlier demo."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    marker.touch()
+    (out / _MARKER).touch()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     out, data = Path(args.out), Path(args.data)
     device = ["--device", args.device] if args.device else []
+    refuse_foreign(out)
     print(f"1/5  data: real handwritten digits, in {data}")
     make_dataset.make_digits(data)
 
@@ -80,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = some_images(data / "imagenet" / "val", SHEET_COLUMNS * SHEET_ROWS)
     folder = out / "predictions"
     infer.main([CONFIG, checkpoint, *map(str, images), "--out", str(folder), *device])
-    names = infer.picture_names(images)
+    names = infer.picture_names(infer.find_images(list(map(str, images))))
     draw_sheet([folder / names[path] for path in images], out / "predictions.png")
 
     print("\n5/5  exporting")

@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "export_onnx",
         "Export a model to ONNX with free batch, height and width, and compare ONNX Runtime with PyTorch.",
-        "vertebra export_onnx van_b0 --checkpoint work_dirs/demo/epoch_10.pth --out van_b0.onnx",
+        "vertebra export_onnx van_b0 --checkpoint work_dirs/demo/epoch_18.pth --out van_b0.onnx",
     )
     device = next(action for action in parser._actions if action.dest == "device")
     device.default, device.help = "cpu", "where PyTorch runs; the file is the same (default: cpu)"

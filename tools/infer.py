@@ -1,9 +1,11 @@
 """Predict images or folders of images: labelled pictures and results.json."""
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,9 +51,9 @@ def split_inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
     return PRETRAINED, list(inputs)
 
 
-def find_images(inputs: Sequence[str]) -> list[Path]:
-    """Every image named, folders searched through, in order and once each."""
-    found: dict[Path, None] = {}
+def find_images(inputs: Sequence[str]) -> dict[Path, Path]:
+    """Every image named, folders searched through, once each, and its picture's place below OUT without the suffix."""
+    found: dict[Path, Path] = {}
     for name in inputs:
         path = Path(name)
         if not path.exists():
@@ -61,10 +63,11 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             files = sorted(file for file in path.rglob("*") if file.suffix.lower() in extensions)
             if not files:
                 raise UserError(f"folder {name} holds no image ({', '.join(sorted(extensions))})")
-            found.update(dict.fromkeys(files))
+            for file in files:
+                found.setdefault(file, file.relative_to(path).with_suffix(""))
         else:
-            found[path] = None
-    return list(found)
+            found.setdefault(path, Path(path.stem))
+    return found
 
 
 def read_images(paths: Sequence[Path]) -> Iterator[tuple[Path, Image.Image]]:
@@ -91,12 +94,24 @@ def classify(classifier: Classifier, images: Sequence[Image.Image]) -> list[list
     ]
 
 
+def find_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans, which knows most scripts, from the system or from matplotlib; Pillow's own where there is none."""
+    matplotlib = importlib.util.find_spec("matplotlib")
+    places = ["DejaVuSans.ttf"]
+    if matplotlib is not None and matplotlib.origin:
+        places.append(str(Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"))
+    for place in places:
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(place, size)
+    return ImageFont.load_default(size)
+
+
 def draw(image: Image.Image, classes: Sequence[dict[str, Any]], least_width: int = 256) -> Image.Image:
     """The image, enlarged if it is tiny, above a strip with its best classes and their scores as bars."""
     scale = max(1, -(-least_width // image.width))
     picture = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST if scale > 1 else None)
     size = max(12, picture.width // 22)
-    font, row = ImageFont.load_default(size), round(size * 1.5)
+    font, row = find_font(size), round(size * 1.5)
     shown = classes[:3]
     sheet = Image.new("RGB", (picture.width, picture.height + row * len(shown) + 8), "white")
     sheet.paste(picture)
@@ -109,21 +124,21 @@ def draw(image: Image.Image, classes: Sequence[dict[str, Any]], least_width: int
     return sheet
 
 
-def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name for each drawn picture: the image's own, numbered where two are alike."""
+def picture_names(places: Mapping[Path, Path]) -> dict[Path, str]:
+    """A name below OUT for each drawn picture: the image's own place, numbered where two are alike."""
     names: dict[Path, str] = {}
     taken: set[str] = set()
-    for path in paths:
-        number, name = 1, f"{path.stem}.png"
+    for path, place in places.items():
+        number, name = 1, f"{place}.png"
         while name in taken:
             number += 1
-            name = f"{path.stem}_{number}.png"
+            name = f"{place}_{number}.png"
         taken.add(name)
         names[path] = name
     return names
 
 
-def refuse_overwriting(names: dict[Path, str], out: Path) -> None:
+def refuse_overwriting(names: Mapping[Path, str], out: Path) -> None:
     """UserError if a drawn picture would take the place of an image that is to be predicted."""
     clash = {path.resolve() for path in names} & {(out / name).resolve() for name in names.values()}
     if clash:
@@ -146,14 +161,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     args = build_parser().parse_args(argv)
     checkpoint, inputs = split_inputs(args.inputs)
-    paths = find_images(inputs)
-    out, names = Path(args.out), picture_names(paths)
+    names = picture_names(find_images(inputs))
+    paths, out = list(names), Path(args.out)
     refuse_overwriting(names, out)
-    out.mkdir(parents=True, exist_ok=True)
     classifier = load_target(args.target, checkpoint, pick_device(args.device))
     results, waiting = [], read_images(paths)
     while batch := list(islice(waiting, _BATCH)):
         for (path, image), classes in zip(batch, classify(classifier, [image for _, image in batch]), strict=True):
+            (out / names[path]).parent.mkdir(parents=True, exist_ok=True)
             draw(image, classes).save(out / names[path])
             results.append({"image": str(path), "size": [image.height, image.width], "classes": classes})
     if not results:

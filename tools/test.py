@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,8 @@ def prepare(args: argparse.Namespace) -> Any:
         config = config_for_name(args.target, args.checkpoint, args.data, args.batch_size or 64)
     if args.data:
         configs.use_data(config, args.data)
+    elif not Path(_root(config, "test")).exists() and Path(_root(config, "val")).exists():
+        config.test_dataloader = config.val_dataloader  # a config of one's own often changes the latter alone
     configs.change(config, parse_changes(args.cfg_options))
     configs.check_model(config)
     if args.batch_size:
@@ -84,6 +87,10 @@ def prepare(args: argparse.Namespace) -> Any:
     return config
 
 
+def _root(config: Any, part: str) -> str:
+    return str((config.get(f"{part}_dataloader") or {}).get("dataset", {}).get("root", ""))
+
+
 def confusion_summary(confusion: Any, names: Sequence[str]) -> list[str]:
     """The worst class and the pairs of classes that are mixed up most often, in words."""
     off = confusion.clone().fill_diagonal_(0)
@@ -98,15 +105,15 @@ def confusion_summary(confusion: Any, names: Sequence[str]) -> list[str]:
     return lines
 
 
-def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """Run the evaluation; its metrics and the lines that tell of confusions."""
+def evaluate(args: argparse.Namespace, folder: str) -> tuple[dict[str, Any], list[str]]:
+    """Run the evaluation, with its log in `folder`; its metrics and the lines that tell of confusions."""
     from vertebra.engine.config import build_runner, explaining
 
     config = prepare(args)
-    config.work_dir = config.get("work_dir") or f"work_dirs/test_{Path(args.target).stem}"
+    config.work_dir = folder
     began = time.perf_counter()
     runner = build_runner(config)
-    with explaining():
+    with explaining(lambda: False):
         found = runner.test()
     if not found["images"]:
         raise UserError(f"none of the {found['unreadable']} images of the test data can be read")
@@ -135,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_device(args.device)
     import vertebra.engine  # noqa: F401  registers what the configs name
 
-    metrics, lines = evaluate(args)
+    with tempfile.TemporaryDirectory() as folder:
+        metrics, lines = evaluate(args, folder)
     for key, value in metrics.items():
         print(f"  {key:<10}  {f'{value:.2%}' if key in ('top1', 'top5') else value}")
     print("\n".join(f"  {line}" for line in lines))

@@ -4,9 +4,10 @@ import argparse
 import ast
 import contextlib
 import os
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,14 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
         config.model.compiled = True
     if args.loggers is not None:
         config.visualizer.vis_backends = log_backends(args.loggers)
+    if args.launcher == "pytorch" and "RANK" not in os.environ:
+        raise UserError("--launcher pytorch is for processes that torchrun has started: torchrun tools/train.py ...")
     config.launcher = args.launcher
     if device == "cpu" and args.launcher != "none":
         config.env_cfg.dist_cfg = dict(backend="gloo")
     configs.check_model(config)
-    config.work_dir = args.work_dir or config.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    name = Path(args.config).stem + (f"_{args.backbone}" if args.backbone else "")
+    config.work_dir = args.work_dir or config.get("work_dir") or f"work_dirs/{name}"
     return config
 
 
@@ -141,15 +145,32 @@ def settle_work_dir(config: Any, resume: str | None) -> None:
         config.load_from = None if resume == _AUTO else resume
 
 
+@contextlib.contextmanager
+def leaving_no_litter(folder: Path) -> Iterator[None]:
+    """Remove the empty log folders of a run that was refused before its first step."""
+    before = set(folder.iterdir())
+    try:
+        yield
+    except UserError:
+        for path in set(folder.iterdir()) - before:
+            if path.is_dir() and not any(path.rglob("scalars.json")):
+                shutil.rmtree(path)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
 def train(config: Any) -> dict[str, Any]:
     """Run a prepared config to its end; what the summary says of it."""
     from vertebra.engine.config import build_runner, explaining
+    from vertebra.engine.hooks import ProgressHook
     from vertebra.tools.plot import draw, read_run
 
     began = time.perf_counter()
     runner = build_runner(config)
+    progress = next(hook for hook in runner.hooks if isinstance(hook, ProgressHook))
     try:
-        with explaining():
+        with explaining(lambda: not progress.steps):
             runner.train()
     finally:
         runner.visualizer.close()
@@ -181,7 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config = prepare(args, device)
     settle_work_dir(config, args.resume)
-    summary = train(config)
+    with leaving_no_litter(Path(config.work_dir)):
+        summary = train(config)
     if int(os.environ.get("RANK", 0)) == 0:
         width = max(map(len, summary))
         print("\n".join(["", *(f"  {key:<{width}}  {value}" for key, value in summary.items())]))

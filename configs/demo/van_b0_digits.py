@@ -14,10 +14,4 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", begin=1, eta_min_ratio=1e-2, convert_to_iter_based=True),
 ]
 default_hooks = dict(checkpoint=dict(interval=3, save_best="top1"))
-custom_hooks = [
-    dict(type="StepSeedHook"),
-    dict(type="UnreadableImagesHook", limit=20),
-    dict(type="StopEvaluationHook"),
-    dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.02, update_buffers=True),
-    dict(type="ProgressHook"),
-]
+custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.02, update_buffers=True)]

@@ -36,11 +36,8 @@ param_scheduler = [
 ]
 default_hooks = dict(logger=dict(interval=1))
 custom_hooks = [
-    dict(type="StepSeedHook"),
     dict(type="UnreadableImagesHook", limit=2),
-    dict(type="StopEvaluationHook"),
     dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.1, update_buffers=True),
-    dict(type="ProgressHook"),
 ]
 visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
 """

@@ -33,11 +33,29 @@ def test_data_sets_learn_the_models_name() -> None:
     assert config.train_dataloader.dataset.model_name == config.val_dataloader.dataset.model_name == "van_b0"
 
 
+@pytest.mark.parametrize("base", ['"demo/van_b0_digits"', '["demo/van_b0_digits"]', '["mine.py"]'])
+def test_a_config_of_ones_own_inherits_a_shipped_one_by_its_name(tmp_path: Path, base: str) -> None:
+    (tmp_path / "mine.py").write_text('_base_ = "demo/van_b0_digits"\nmodel = dict(num_classes=5)\n')
+    (tmp_path / "leaf.py").write_text(f"_base_ = {base}\nmodel = dict(num_classes=3)\n")
+    if "mine" in base:
+        (tmp_path / "mine.py").write_text(f'_base_ = "{find_config("demo/van_b0_digits")}"\nseed = 1\n')
+    config = read_config(str(tmp_path / "leaf.py"))
+    assert config.model.num_classes == 3
+    assert config.train_cfg.max_epochs == 18
+    assert config.filename == str(tmp_path / "leaf.py")
+
+
+def test_a_base_that_does_not_exist_is_offered_near_names(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text('_base_ = "demo/van_b0_digit"\n')
+    with pytest.raises(UserError, match="demo/van_b0_digits"):
+        read_config(str(tmp_path / "own.py"))
+
+
 def test_an_option_changes_the_config() -> None:
     config = read_config("demo/van_b0_digits")
-    change(config, {"train_cfg.max_epochs": 3, "custom_hooks.1.limit": 7})
+    change(config, {"train_cfg.max_epochs": 3, "custom_hooks.0.momentum": 0.5})
     assert config.train_cfg.max_epochs == 3
-    assert config.custom_hooks[1].limit == 7
+    assert config.custom_hooks[0].momentum == 0.5
 
 
 def test_an_option_under_a_name_that_is_not_there_is_refused() -> None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from PIL import Image
 from small_images import write_images
 from tool_processes import Started, start_tool
@@ -121,3 +123,57 @@ def test_a_classifier_is_rebuilt_from_its_file_alone(run: Path) -> None:
     assert classifier.labels == ["class0", "class1", "class2", "class3"]
     assert tuple(classifier.data["input_size"]) == (3, 64, 64)
     assert classifier.data["crop_pct"] == 1.0
+
+
+def test_timm_loads_the_file_of_a_run(run: Path) -> None:
+    """No allow-list and no unsafe unpickling: the file holds tensors and plain values alone."""
+    overlay = {"file": str(run / "epoch_2.pth")}
+    options = {"num_classes": 4, "depths": (1, 1, 1, 1)}
+    model = timm.create_model("van_b0", pretrained=True, pretrained_cfg_overlay=overlay, **options).eval()
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(model(image), load_classifier("van_b0", run / "epoch_2.pth").model(image))
+
+
+def test_a_refused_run_leaves_the_folder_of_a_good_one_as_it_was(run: Path, folder: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    words = [
+        "demo/van_b0_digits",
+        "--data",
+        "data",
+        "--work-dir",
+        "wd",
+        "--resume",
+        "--cfg-options",
+        "model.num_classes=5",
+    ]
+    refused = start_tool(folder, "train", words, folder / "refused.txt").wait()
+    assert refused.code == 2, refused.said
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_refused_run_leaves_no_folder_behind(run: Path, folder: Path) -> None:
+    words = ["demo/van_b0_digits", "--data", "data", "--work-dir", "wd_bad"]
+    refused = start_tool(folder, "train", words, folder / "refused2.txt").wait()
+    assert refused.code == 2, refused.said
+    assert not (folder / "wd_bad").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "train_cfg.max_epochs=abc",
+        "train_cfg.max_epochs=0",
+        "optim_wrapper.optimizer.type=Adamm",
+        "optim_wrapper.optimizer.lr=-1",
+        "train_dataloader.batch_size=0",
+        "train_dataloader.num_workers=-1",
+        "val_evaluator.type=Foo",
+        "randomness.seed=abc",
+    ],
+)
+def test_a_value_that_cannot_be_is_one_sentence(folder: Path, run: Path, option: str) -> None:
+    words = ["demo/van_b0_digits", "--data", "data", "--work-dir", "wd_value", "--cfg-options", *SMALL, option]
+    refused = start_tool(folder, "train", words, folder / f"{option.split('=')[0]}_{option[-1]}.txt").wait()
+    assert refused.code == 2, refused.said
+    assert "Traceback" not in refused.said, refused.said
+    assert sum(line.startswith("error: ") for line in refused.said.splitlines()) == 1

@@ -9,12 +9,8 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=10, ignore_last=False),
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, backend_args=dict(backend="atomic")),
 )
-custom_hooks = [
-    dict(type="StepSeedHook"),
-    dict(type="UnreadableImagesHook", limit=20),
-    dict(type="StopEvaluationHook"),
-    dict(type="ProgressHook"),
-]
+# VertebraRunner adds what resuming and watching need; this list is free for a config to replace
+custom_hooks = [dict(type="UnreadableImagesHook", limit=20)]
 env_cfg = dict(
     cudnn_benchmark=True, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl")
 )
