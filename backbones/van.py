@@ -30,7 +30,7 @@ class DilatedDepthwise(nn.Conv2d):
     """A depthwise convolution with gaps in its kernel, of the map's own size: (B, C, H, W) -> (B, C, H, W).
 
     In eager mode on a CPU it convolves the interleaved grids of the map without gaps instead: the same sums, where
-    oneDNN's code for gaps takes 4 to 40 times as long (forward, batch 8, the maps of a 224-pixel image).
+    oneDNN's code for gaps is much slower.
     """
 
     def __init__(self, dim: int, kernel: int, dilation: int, **dd: Any) -> None:

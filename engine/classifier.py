@@ -70,7 +70,7 @@ class TimmClassifier(BaseModel):
         weights: a checkpoint file to start from (fine-tuning); a head of another size starts anew.
         label_smoothing: of the loss, also on mixed targets.
         mixup, erasing: see `TimmPreprocessor`.
-        channels_last: memory format of weights and images; about twice as fast for convolutions on CPUs.
+        channels_last: memory format of weights and images; convolutions are often faster in it.
         compiled: run the model through torch.compile.
         options: further arguments of `timm.create_model` (drop_path_rate, drop_rate, in_chans ...).
     """

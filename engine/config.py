@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import timm
 from mmengine.config import Config
 from mmengine.registry import (
     DATASETS,
@@ -30,6 +29,7 @@ from mmengine.registry import (
 from mmengine.runner import Runner
 
 from ..backbones._errors import UserError
+from ..backbones._names import check_model_name
 
 _FURTHER_KEYS = {"custom_imports", "runner_type", "compile", "labels", "sync_bn", "find_unused_parameters"}
 _FURTHER_KEYS |= {"model_wrapper_cfg", "activation_checkpointing", "efficient_conv_bn_eval"}
@@ -224,11 +224,7 @@ def check_model(config: Config) -> None:
     name = config.model.get("model_name")
     if name is None:
         return
-    known = timm.list_models()
-    if name.split(".")[0] not in known:
-        near = get_close_matches(name.split(".")[0], known, n=3)
-        hint = f" Did you mean {', '.join(near)}?" if near else ""
-        raise UserError(f"there is no model {name!r} in timm or vertebra.{hint}")
+    check_model_name(name)
     for part in ("train", "val", "test"):
         dataset = (config.get(f"{part}_dataloader") or {}).get("dataset", {})
         if dataset.get("type") == "TimmDataset":

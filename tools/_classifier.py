@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 from vertebra.backbones._checkpoint import create, find_weights, load_weights, read_checkpoint
 from vertebra.backbones._errors import UserError
-from vertebra.tools._common import did_you_mean
+from vertebra.backbones._names import check_model_name
 
 PRETRAINED = "pretrained"
 
@@ -46,14 +45,6 @@ class Classifier:
     def label(self, index: int) -> str:
         """The class's name, or its number where no names are known."""
         return self.labels[index] if index < len(self.labels) else str(index)
-
-
-def check_model_name(name: str) -> str:
-    """The name, if timm knows it; UserError with near matches otherwise."""
-    known = timm.list_models()
-    if name.split(".")[0] not in known:
-        raise UserError(f"there is no model {name!r} in timm or vertebra.{did_you_mean(name.split('.')[0], known)}")
-    return name
 
 
 def classes_in(weights: dict[str, torch.Tensor], model: nn.Module) -> int | None:

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from vertebra import __version__
-from vertebra.tools._common import USER_MISTAKE, did_you_mean, run_tool
+from vertebra.backbones._names import did_you_mean
+from vertebra.tools._common import USER_MISTAKE, run_tool
 
 
 def tool_names() -> list[str]:

@@ -8,7 +8,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -73,12 +72,6 @@ def versions() -> str:
     import torch
 
     return f"vertebra {__version__}, torch {torch.__version__}, timm {timm.__version__}"
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """' Did you mean a, b?' for the nearest names, or an empty string."""
-    near = get_close_matches(word, known, n=3, cutoff=0.6)
-    return f" Did you mean {', '.join(near)}?" if near else ""
 
 
 def _sentence(error: BaseException) -> str | None:

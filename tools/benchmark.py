@@ -36,8 +36,8 @@ import torch
 import vertebra
 from vertebra.backbones import model_names
 from vertebra.backbones._errors import UserError
+from vertebra.backbones._names import check_model_name
 from vertebra.tools._benchmark_worker import Case, Ready, serve
-from vertebra.tools._classifier import check_model_name
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools.export_onnx import parse_size
 

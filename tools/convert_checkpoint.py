@@ -23,7 +23,8 @@ from torch import nn
 from vertebra.backbones._checkpoint import find_weights, load_weights, read_checkpoint, weights_place
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
-from vertebra.tools._classifier import check_model_name, classes_in
+from vertebra.backbones._names import check_model_name
+from vertebra.tools._classifier import classes_in
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools._inert_pickle import read_inert
 

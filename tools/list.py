@@ -20,7 +20,8 @@ import vertebra
 import yaml
 from timm.models import get_arch_pretrained_cfgs, model_entrypoint
 from vertebra.backbones._errors import UserError
-from vertebra.tools._common import did_you_mean, make_parser, run_tool
+from vertebra.backbones._names import did_you_mean
+from vertebra.tools._common import make_parser, run_tool
 from vertebra.tools._flops import count_multiply_adds
 
 ROOT = Path(vertebra.__file__).parent

@@ -15,7 +15,8 @@ if __name__ == "__main__":
 from vertebra.backbones._checkpoint import read_checkpoint
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
-from vertebra.tools._classifier import PRETRAINED, check_model_name, load_classifier
+from vertebra.backbones._names import check_model_name
+from vertebra.tools._classifier import PRETRAINED, load_classifier
 from vertebra.tools._common import make_parser, need, run_tool, versions
 from vertebra.tools.train import choose_device, parse_changes
 

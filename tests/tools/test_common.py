@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from vertebra.backbones._errors import Interrupted, UserError
+from vertebra.backbones._names import did_you_mean
 from vertebra.tools import _cli
-from vertebra.tools._common import did_you_mean, need, pick_device, run_tool
+from vertebra.tools._common import need, pick_device, run_tool
 from vertebra.tools.train import parse_changes
 
 
