@@ -1,13 +1,12 @@
-"""What every family shares: timm's whole model interface over a stack of stages, and the strict loading of checkpoints.
+"""What every family shares: timm's whole model interface over a stack of stages.
 
 A family builds its stages and hands them to `Pyramid`, which adds the classifier head and answers every call that timm,
 and libraries that build on timm, make on a model. Maps travel between stages as (B, C, H, W) at strides 4, 8, 16, 32;
 inside, a stage lays its tokens out as it likes. Parameters are named `stages.I.downsample`, `stages.I.blocks.J`,
 `stages.I.norm`, `norm` (after the last stage, in families that have it) and `head.fc`: layer decay, pruning and the
-check of checkpoints go by these names.
+check of checkpoints (`_keys.py`) go by these names.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,12 +18,10 @@ from timm.models import build_model_with_cfg, checkpoint_seq, register_notrace_f
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from ._checkpoint import find_weights
+from ..kernels._layout import is_eager
 from ._errors import UserError
 
 MIN_SIZE = 32  # the coarsest map has stride 32: below, it would have less than one pixel
-_HEAD, _NORM, _COUNTER = "head.", "norm.", ".num_batches_tracked"
-_logger = logging.getLogger(__name__)
 
 PyramidT = TypeVar("PyramidT", bound="Pyramid")
 
@@ -32,7 +29,7 @@ PyramidT = TypeVar("PyramidT", bound="Pyramid")
 class Stage(nn.Module):
     """Shrink the map, run the blocks, norm what leaves: (B, C_in, H, W) -> (B, C, H', W').
 
-    A family whose blocks want tokens in another layout overrides `forward` and calls `run_blocks` in it.
+    `TokenStage` is for blocks that want the channels last.
     """
 
     def __init__(self, downsample: nn.Module, blocks: Iterable[nn.Module], norm: nn.Module | None = None) -> None:
@@ -50,6 +47,17 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.run_blocks(self.downsample(x)))
+
+
+class TokenStage(Stage):
+    """A stage whose blocks and norm see (B, H, W, C); its downsampling and its result are (B, C, H, W).
+
+    On a CPU, where `prepare_image` lays images out channels last, neither change of layout moves a byte.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x).permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
+        return self.norm(self.run_blocks(x)).permute(0, 3, 1, 2)
 
 
 class Pyramid(nn.Module):
@@ -237,11 +245,6 @@ def _check_format(output_fmt: str) -> None:
         raise UserError(f"output_fmt is {output_fmt!r}; maps leave as 'NCHW', and in no other layout")
 
 
-def is_eager(x: Tensor) -> bool:
-    """Whether `x` has numbers for a shape: not in a compiler, an export, a trace or an fx graph. Scripts cannot ask."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy))
-
-
 @register_notrace_function
 def prepare_image(x: Tensor) -> Tensor:
     """Refuse an image (B, C, H, W) with a side below 32 pixels, and on a CPU lay it out for oneDNN: channels last.
@@ -323,91 +326,3 @@ def build(
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True},
         **kwargs,
     )
-
-
-def convert_keys(
-    checkpoint: Mapping[str, Any], model: Pyramid, rename: Callable[[str], str | None]
-) -> dict[str, Tensor]:
-    """Turn any layout of a checkpoint into the state dict of `model`, or say why it cannot be that.
-
-    timm stops being strict as soon as features are asked for or the number of classes differs, so the check is here:
-    every key of the trunk must be in the file, in its shape, and no other. What a detector's file lacks, head and final
-    norm, is filled in from `model` and logged. `model.pretrained_cfg["num_classes"]` is set to the file's own count, so
-    that timm keeps the head exactly where the counts agree.
-
-    Args:
-        checkpoint: flat or nested as `find_weights` takes it. Where keys start with `backbone.`, only those count: the
-            others are a detector's neck and heads.
-        model: as built, before any adaptation.
-        rename: an authors' key -> ours; a key that is ours -> itself; a key to leave out (output norms) -> None.
-
-    Raises:
-        UserError: keys are missing, unknown or of another shape; names the first of each.
-    """
-    weights = find_weights(checkpoint)
-    inner = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
-    given: dict[str, Tensor] = {}
-    old_names: dict[str, str] = {}
-    for key, value in (inner or weights).items():
-        new = rename(key)
-        if new is not None:
-            given[new], old_names[new] = value, key
-    own = model.state_dict()
-    _check_trunk(model, given, own, old_names)
-    _settle_head(model, given)
-    return own | {key: given[key] for key in own.keys() & given.keys()}
-
-
-def _check_trunk(
-    model: Pyramid, given: Mapping[str, Tensor], own: Mapping[str, Tensor], old_names: Mapping[str, str]
-) -> None:
-    """Refuse a file whose trunk is not the model's; the head may differ, and the image's number of channels."""
-    optional = (_HEAD,) if any(key.startswith(_HEAD) for key in given) else (_HEAD, _NORM)
-    missing = [k for k in own if k not in given and not k.startswith(optional) and not k.endswith(_COUNTER)]
-    unknown = [old_names[k] for k in given if k not in own and not k.startswith(_HEAD)]
-    first_conv = next(iter(own))  # timm adapts its input channels later
-    reshaped = []
-    for key in own:
-        if key in given and not key.startswith(_HEAD):
-            theirs, ours = list(given[key].shape), list(own[key].shape)
-            if key == first_conv:
-                theirs[1:2] = ours[1:2]
-            if theirs != ours:
-                reshaped.append(f"{key} {tuple(theirs)} for {tuple(ours)}")
-    faults = {"missing": missing, "unknown": unknown, "wrongly shaped": reshaped}
-    said = ", ".join(
-        f"{len(keys)} {what} key{'s' * (len(keys) > 1)} ({_some(keys)})" for what, keys in faults.items() if keys
-    )
-    if said:
-        raise UserError(f"the checkpoint does not fit {_name(model)}: {said}")
-
-
-def _settle_head(model: Pyramid, given: dict[str, Tensor]) -> None:
-    """Take a head of the wrong size out of `given`, tell timm the file's number of classes, log what stays fresh."""
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    weight = given.get("head.fc.weight")
-    if weight is None:
-        parts = [
-            part for part, there in (("head", model.num_classes), ("final norm", model.norm.state_dict())) if there
-        ]
-        if parts:
-            _logger.warning("%s: the checkpoint is a trunk alone; %s as initialised", _name(model), " and ".join(parts))
-        return
-    expected, found = cfg.get("num_classes", model.num_classes), len(weight)
-    if cfg:
-        cfg["num_classes"] = found
-    if found != model.num_classes:
-        for key in [key for key in given if key.startswith(_HEAD)]:
-            del given[key]
-        if model.num_classes:
-            level = logging.INFO if found == expected else logging.WARNING
-            said = "%s: the checkpoint's head has %d classes, the model's %d; the head stays as initialised"
-            _logger.log(level, said, _name(model), found, model.num_classes)
-
-
-def _name(model: Pyramid) -> str:
-    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

@@ -20,7 +20,9 @@ from timm.models import generate_default_cfgs, register_model, register_notrace_
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ._pyramid import Pyramid, Stage, build, convert_keys, drop_path_ramp, init_conv_fan_out_, is_eager, weights_cfg
+from ..kernels._layout import is_eager
+from ._keys import convert_keys
+from ._pyramid import Pyramid, Stage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
 __all__ = ["VAN"]
 

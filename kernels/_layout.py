@@ -1,0 +1,25 @@
+"""Shapes: padding a map to a multiple of something, and whether shapes are numbers at all."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def is_eager(x: Tensor) -> bool:
+    """Whether `x` has numbers for a shape: not in a compiler, an export, a trace or an fx graph. Scripts cannot ask."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy))
+
+
+def pad_map(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """Zeros around a map (B, H, W, ...): (B, top + H + bottom, left + W + right, ...).
+
+    Where shapes are numbers and nothing is to be added, `x` itself comes back. Compilers and exports, whose shapes are
+    symbols, always see the padding: a branch would fix the sizes that take it.
+    """
+    if torch.jit.is_scripting():
+        if top == 0 and bottom == 0 and left == 0 and right == 0:
+            return x
+    elif is_eager(x) and not (top or bottom or left or right):
+        return x
+    inner = [0, 0] * (x.dim() - 3)
+    return functional.pad(x, [*inner, left, right, top, bottom])

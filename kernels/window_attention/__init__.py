@@ -1,0 +1,52 @@
+"""Attention inside windows of a map: blocks of neighbours, stripes, or grids of far-apart pixels."""
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from . import eager, reference
+
+__all__ = ["window_attention"]
+
+
+def window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: tuple[int, int],
+    partition: str = "block",
+    scale: float | None = None,
+    bias_table: Tensor | None = None,
+    pad: Tensor | None = None,
+    pad_offset: tuple[int, int] = (0, 0),
+    lepe_weight: Tensor | None = None,
+    lepe_bias: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """softmax(scale * q kᵀ + bias) v among the tokens of each window, with windows laid over the whole map.
+
+    A map that windows do not fill is padded: `pad_offset` tokens at the top and left, and what is missing at the bottom
+    and right. Padded tokens are keys like any other, they are not masked.
+
+    Args:
+        q, k, v: (B, H, W, heads, D), with any strides: views of a projection's output.
+        window: height and width of a window (wh, ww).
+        partition: "block": a window is wh x ww neighbours. "grid": the (padded) map is laid out as wh x ww cells and a
+            window takes the same place of every cell, so that its tokens lie H / wh and W / ww apart.
+        scale: of the scores; None takes D ** -0.5.
+        bias_table: (heads, 2 wh - 1, 2 ww - 1), read at key minus query; None adds nothing.
+        pad: (3, heads, D): q, k and v of padded tokens; None takes zeros.
+        pad_offset: padded rows at the top and columns at the left.
+        lepe_weight: (heads * D, 1, 3, 3): a depthwise convolution of v inside each window, zeros around it, is added.
+        lepe_bias: (heads * D,), goes with `lepe_weight`.
+        backend: None, "reference" or "eager"; see `dispatch`.
+
+    Returns:
+        (B, H, W, heads * D).
+    """
+    if torch.jit.is_scripting():
+        return eager.window_attention(
+            q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias
+        )
+    run = reference.window_attention if dispatch.is_reference(backend) else eager.window_attention
+    return run(q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias)
