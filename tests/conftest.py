@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parent))  # for tool_processes, which new pro
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 torch.set_num_threads(1)
 
@@ -37,10 +38,38 @@ class Golden:
     def __init__(self, name: str) -> None:
         """`name`: a file of tests/golden without its suffix, such as van_b0."""
         record = json.loads((_GOLDEN / f"{name}.json").read_text())
+        self.dense = name.endswith("_dense")
         self.parameters: int = record["parameters"]
         self.recipe: dict[str, Any] = record["recipe"]
-        self.runs: list[dict[str, Any]] = record["runs"]
+        self.runs = self._runs(record)
         self.keys: list[tuple[str, list[int], str, bool]] = record["state_dict"]
+
+    @staticmethod
+    def _runs(record: dict[str, Any]) -> list[dict[str, Any]]:
+        """All runs of a file, each with the `options` of ours that it was made with."""
+        runs = []
+        built = record.get("model_kwargs", {})
+        for i, run in enumerate(record["runs"]):
+            theirs = built[i] if isinstance(built, list) else built
+            runs.append(run | {"options": {key: theirs[key] for key in ("n_win", "auto_pad") if key in theirs}})
+        for run in record.get("interpolation_runs", {}).get("runs", []):
+            runs.append(run | {"options": {"position_bias": "interpolation", "bias_size": run["img_size"]}})
+        runs += [run | {"options": {"hilo_window": 4}} for run in record.get("ws4_runs", {}).get("runs", [])]
+        return runs
+
+    def output_norms(self) -> list[nn.LayerNorm]:
+        """The norms that the authors' dense code puts on what leaves, one a map; none in a classifier's file."""
+        weights, norms = self.weights(), []
+        for prefixes, eps in (
+            (("extra_norms.0", "extra_norms.1", "extra_norms.2", "extra_norms.3"), 1e-6),
+            (("norm1", "norm2", "norm3", "norm4"), 1e-5),
+        ):
+            if self.dense and prefixes[0] + ".weight" in weights:
+                for prefix in prefixes:
+                    norm = nn.LayerNorm(len(weights[prefix + ".weight"]), eps=eps)
+                    norm.load_state_dict({part: weights[f"{prefix}.{part}"] for part in ("weight", "bias")})
+                    norms.append(norm)
+        return norms
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The official state dict, drawn; constructed buffers are zero."""

@@ -1,8 +1,9 @@
 """What the contract tests run on: every name of ours, cut down to a few blocks.
 
-A test with the argument `name` runs for every registered name; one with `family` for the first name of each family, and
-for the others in `make test-all` only; one with `stem` and `golden_name` for every file of tests/golden whose model is
-here. A new family needs no entry.
+A test with the argument `name` runs for every registered name: for tests that build on the meta device, or read what
+the registry says. One with `network` runs for each kind of network, one with `family` for the first name of each
+family; the others follow in `make test-all` only. One with `stem` and `golden_name` runs for every file of tests/golden
+whose model is here. A new family needs no entry.
 """
 
 import copy
@@ -18,25 +19,43 @@ from torch import nn
 from vertebra.backbones import model_names
 
 SMALL = (1, 1, 2, 1)  # blocks a stage: two in one stage, so that order and drop path have something to say
+ARCHITECTURES = (  # architectures that differ from their family's first in more than sizes
+    "biformer_stl",
+    "biformer_stl_nchw",
+    "transnext_micro_aaaa_256",
+    "davit_base_fl_fused",
+    "maxvit_tiny_tf_224_fused",
+    "maxvit_rmlp_pico_rw_256_fused",
+    "maxvit_tiny_pm_256_fused",
+)
+_KEPT = 30_000_000  # parameters: a larger prototype is built again rather than kept
 
 
 @functools.cache
-def _takes_depths(name: str) -> bool:
-    try:
-        timm.create_model(name, depths=SMALL, device="meta")
-    except TypeError:
-        return False
-    return True
+def _few_blocks(name: str) -> tuple[int, ...]:
+    """`depths` of few blocks, for as many stages as the model has."""
+    return SMALL[-len(timm.create_model(name, device="meta").stages) :]
 
 
 def _build(name: str, **options: Any) -> nn.Module:
-    few = {"depths": SMALL} if _takes_depths(name.partition(".")[0]) else {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return timm.create_model(name, **few | options)
+        return timm.create_model(name, **{"depths": _few_blocks(name.partition(".")[0])} | options)
 
 
-_prototype = functools.lru_cache(maxsize=64)(_build)
+_prototypes: dict[str, nn.Module] = {}
+
+
+def _prototype(name: str, **options: Any) -> nn.Module:
+    key = f"{name} {sorted(options.items())}"
+    if key in _prototypes:
+        return _prototypes[key]
+    model = _build(name, **options)
+    if sum(value.numel() for value in model.parameters() if not value.is_meta) <= _KEPT:
+        if len(_prototypes) == 24:
+            del _prototypes[next(iter(_prototypes))]
+        _prototypes[key] = model
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -54,20 +73,23 @@ def small() -> Callable[..., nn.Module]:
 
 
 def _goldens() -> list[tuple[str, str]]:
-    """(file of tests/golden, name of ours) for the classification goldens of the families that are here."""
-    stems = sorted(path.stem for path in (Path(__file__).parents[1] / "golden").glob("*.json"))
+    """(file of tests/golden, name of ours) for the goldens of the families that are here."""
     ours = set(model_names())
-    names = ((stem, name) for stem in stems for name in (stem, stem.partition(".")[0] + "_fused"))
-    return [(stem, name) for stem, name in names if name in ours]
+    found = []
+    for stem in sorted(path.stem for path in (Path(__file__).parents[1] / "golden").glob("*.json")):
+        name = stem.partition(".")[0].removesuffix("_dense")
+        found += [(stem, full) for full in (name, f"{name}_fused") if full in ours]
+    return found
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = model_names()
     if "name" in metafunc.fixturenames:
         metafunc.parametrize("name", names)
-    if "family" in metafunc.fixturenames:
-        first = {timm.model_entrypoint(name).__module__: name for name in reversed(names)}.values()
-        later = pytest.mark.all
-        metafunc.parametrize("family", [pytest.param(name, marks=[] if name in first else later) for name in names])
+    first = {timm.model_entrypoint(name).__module__: name for name in reversed(names)}.values()
+    for argument, now in (("family", set(first)), ("network", {*first, *ARCHITECTURES})):
+        if argument in metafunc.fixturenames:
+            chosen = [pytest.param(name, marks=[] if name in now else pytest.mark.all) for name in names]
+            metafunc.parametrize(argument, chosen)
     if "stem" in metafunc.fixturenames:
         metafunc.parametrize(("stem", "golden_name"), _goldens())

@@ -9,11 +9,11 @@ import torch
 from timm.layers import LayerNorm2d
 from timm.models import group_parameters
 from torch import Tensor, nn
+from vertebra.backbones._keys import convert_keys
 from vertebra.backbones._pyramid import (
     Pyramid,
-    Stage,
+    TokenStage,
     build,
-    convert_keys,
     drop_path_ramp,
     init_conv_fan_out_,
     prepare_image,
@@ -31,14 +31,6 @@ class TokenBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mix(x).tanh() + self.table
-
-
-class TokenStage(Stage):
-    """Its blocks see (B, H, W, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x).permute(0, 2, 3, 1)
-        return self.run_blocks(x).permute(0, 3, 1, 2)
 
 
 class Toy(Pyramid):
