@@ -9,16 +9,18 @@ check of checkpoints (`_keys.py`) go by these names.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint_seq, register_notrace_function
+from timm.models import build_model_with_cfg, checkpoint_seq, register_notrace_function, resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..kernels._layout import is_eager
+from ._download import published_weights
 from ._errors import UserError
 
 MIN_SIZE = 32  # the coarsest map has stride 32: below, it would have less than one pixel
@@ -314,15 +316,33 @@ def build(
 ) -> PyramidT:
     """Build a registered model through timm, so that tags, weights, overlays and `features_only` do what timm says.
 
-    `features_only` models get no classifier at all, and their maps come from `forward_intermediates`.
+    `features_only` models get no classifier at all, and their maps come from `forward_intermediates`. Weights behind a
+    direct link are fetched and read by `published_weights`.
+
+    Raises:
+        UserError: the published weights cannot be had, are damaged, or do not fit.
     """
     if kwargs.get("features_only"):
         kwargs.setdefault("num_classes", 0)
-    return build_model_with_cfg(
+    overlay = kwargs.pop("pretrained_cfg_overlay", None)
+    cfg = resolve_pretrained_cfg(name, kwargs.pop("pretrained_cfg", None), overlay)
+    weights = published_weights(cfg, kwargs.get("cache_dir")) if pretrained else None
+    convert = checkpoint_filter_fn
+    if weights is not None:  # timm copies what its cfg holds, so the cfg gets a token and the filter the file
+        cfg = replace(cfg, state_dict={"fetched": True})
+
+        def convert(_: Mapping[str, Any], built: PyramidT) -> dict[str, Tensor]:
+            return checkpoint_filter_fn(weights, built)
+
+    model = build_model_with_cfg(
         cls,
         name,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_cfg=cfg,
+        pretrained_filter_fn=convert,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True},
         **kwargs,
     )
+    if weights is not None:
+        model.pretrained_cfg["state_dict"] = None
+    return model
