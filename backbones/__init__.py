@@ -1,10 +1,10 @@
 """The families. Importing this package registers every one of them with timm."""
 
-from . import van
+from . import cswin, van
 
-__all__ = ["model_names", "van"]
+__all__ = ["cswin", "model_names", "van"]
 
-_FAMILIES = (van,)
+_FAMILIES = (van, cswin)
 
 
 def model_names() -> list[str]:
