@@ -73,7 +73,8 @@ def test_the_authors_keys_load_in_every_layout(
 ) -> None:
     weights = golden(stem).weights()
     expected = load(timm.create_model, golden_name, weights).state_dict()  # right by test_golden.py
-    assert_same(load(timm.create_model, golden_name, LAYOUTS[layout](weights)), expected)
+    trunk = "stages." if golden(stem).dense else ""  # a dense file leaves the head as drawn
+    assert_same(load(timm.create_model, golden_name, LAYOUTS[layout](weights)), expected, trunk)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -202,7 +203,7 @@ def test_another_familys_file_is_refused_by_the_names_of_its_keys(
 ) -> None:
     foreign = timm.create_model("resnet10t").state_dict()
     with pytest.raises(
-        ValueError, match=rf"does not fit {family}: .* missing keys \(stages\.0.* unknown keys \(conv1\.0\.weight"
+        ValueError, match=rf"does not fit {family}: .* missing keys \(.* unknown keys \(conv1\.0\.weight"
     ):
         load(small, family, foreign, **use)
 
@@ -236,8 +237,9 @@ def test_a_file_with_another_width_is_refused_by_key_and_shape(small: Build, fam
 
 
 def test_a_file_of_another_variant_is_refused(small: Build, family: str) -> None:
-    deeper = drawn(small(family, depths=(1, 1, 3, 1)))
-    with pytest.raises(ValueError, match=r"unknown keys \(stages\.2\.blocks\.2"):
+    few = [len(stage.blocks) for stage in small(family).stages]
+    deeper = drawn(small(family, depths=(*few[:-1], few[-1] + 1)))
+    with pytest.raises(ValueError, match=rf"unknown keys \(stages\.{len(few) - 1}\.blocks\.{few[-1]}"):
         load(small, family, deeper)
 
 
