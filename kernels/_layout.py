@@ -21,5 +21,5 @@ def pad_map(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
             return x
     elif is_eager(x) and not (top or bottom or left or right):
         return x
-    inner = [0, 0] * (x.dim() - 3)
-    return functional.pad(x, [*inner, left, right, top, bottom])
+    edges = [left, right, top, bottom]
+    return functional.pad(x, [0, 0] * (x.dim() - 3) + edges)
