@@ -25,6 +25,7 @@ test: env-test
 	$(module) pytest -n 2 -m "not all"
 
 test-all: env-test
+	$(module) pip install --quiet segmentation-models-pytorch transformers -c constraints.txt  # for tests/backbones/test_elsewhere.py
 	$(module) pytest -n 2
 	$(lowest_timm)
 

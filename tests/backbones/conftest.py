@@ -72,6 +72,12 @@ def small() -> Callable[..., nn.Module]:
     return build
 
 
+@pytest.fixture(scope="session")
+def few_blocks() -> Callable[[str], tuple[int, ...]]:
+    """`few_blocks(name)` is the `depths` that `small` builds with."""
+    return _few_blocks
+
+
 def _goldens() -> list[tuple[str, str]]:
     """(file of tests/golden, name of ours) for the goldens of the families that are here."""
     ours = set(model_names())
