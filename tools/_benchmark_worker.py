@@ -4,7 +4,6 @@ A process for each case keeps its peak memory its own, and lets the cases take t
 """
 
 import contextlib
-import platform
 import resource
 import signal
 import sys
@@ -45,7 +44,6 @@ class Ready:
 
     size: tuple[int, int]
     threads: int
-    device_name: str
 
 
 def serve(case: Case, connection: Connection) -> None:
@@ -82,7 +80,7 @@ def _prepare(case: Case) -> tuple[float, Callable[[], None], Ready]:
         step()
     _synchronize(case.device)
     _reset_peak(case.device)
-    return before, step, Ready(size, torch.get_num_threads(), _device_name(case.device))
+    return before, step, Ready(size, torch.get_num_threads())
 
 
 def _forward(model: nn.Module, images: Tensor, case: Case) -> Callable[[], None]:
@@ -150,12 +148,3 @@ def _resident_mb(entry: str) -> float:
         return int(line.split()[1]) * 1024 / 1e6
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
-def _device_name(device: str) -> str:
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError, StopIteration):
-        line = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-        return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

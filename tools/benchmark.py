@@ -15,30 +15,26 @@ if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
 
 import argparse
-import csv
-import datetime
-import io
 import multiprocessing
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-import vertebra
 from vertebra.backbones import model_names
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import check_model_name
+from vertebra.tools import _claims, _memory
 from vertebra.tools._benchmark_worker import Case, Ready, serve
 from vertebra.tools._common import make_parser, pick_device, run_tool
+from vertebra.tools._results import align, append, check_csv, describe, origin
 from vertebra.tools.export_onnx import parse_size
 
 MODES = ("forward", "training")
@@ -81,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Measure speed and memory.",
         "vertebra benchmark models van_b0 resnet50 --batch 8 --threads 2",
     )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="models")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="models|memory|claims")
     models = kinds.add_parser(
         "models",
         help="images per second and peak memory of models, forward and training",
@@ -101,6 +97,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="measure torch.compile too; it compiles for minutes")
     add("--repeats", type=int, default=REPEATS, metavar="N", help=f"repeats of each case (default: {REPEATS})")
     add("--csv", type=Path, metavar="F", help="append the rows to this file, results/models.csv say")
+    models.set_defaults(run=run_models)
+    _memory.add_parser(kinds, "example:\n  vertebra benchmark memory van_b2 --sizes 800x1333 --csv results/memory.csv")
+    _claims.add_parser(kinds, "example:\n  vertebra benchmark claims hilo --csv results/claims.csv")
     return parser
 
 
@@ -108,13 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = build_parser().parse_args(argv)
     for name in ("batch", "threads", "repeats"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
+        if getattr(args, name, None) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}, but must be 1 or more")
+    return args.run(args)
+
+
+def run_models(args: argparse.Namespace) -> int:
+    """Run `benchmark models`."""
     names = find_names(args.names)
     size = parse_size(args.size) if args.size else None
     device = str(pick_device(args.device))
     if args.csv:
-        check_csv(args.csv)
+        check_csv(args.csv, Row)
     refused = why_not_compiled(device) if args.compile else None
     if refused:
         print(f"not measured: compiled models, because {refused}", file=sys.stderr)
@@ -238,14 +242,7 @@ class _Worker:
             height=self.ready.size[0],
             width=self.ready.size[1],
             precision="float32",
-            device=self.case.device,
-            device_name=self.ready.device_name,
-            threads=self.ready.threads,
-            torch=torch.__version__,
-            timm=timm.__version__,
-            vertebra=vertebra.__version__,
-            commit=commit(),
-            date=datetime.date.today().isoformat(),
+            **origin(self.case.device, self.ready.threads),
         )
 
 
@@ -262,69 +259,16 @@ def _workers(cases: Iterable[Case]) -> Iterator[list[_Worker]]:
             worker.close()
 
 
-def commit() -> str:
-    """The commit of this clone, with a + where files differ from it; empty where vertebra does not run from a clone."""
-    git = ["git", "-C", str(Path(vertebra.__file__).parent)]
-    if not (Path(vertebra.__file__).parent / ".git").exists():
-        return ""
-    try:
-        head = subprocess.check_output([*git, "rev-parse", "--short=10", "HEAD"], text=True, stderr=subprocess.DEVNULL)
-        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, stderr=subprocess.DEVNULL)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head.strip() + ("+" if changed.strip() else "")
-
-
 def table(rows: Sequence[Row]) -> str:
     """The rows as text, what they have in common first."""
     first = rows[0]
-    head = (
-        f"{first.device} ({first.device_name}), {first.threads} threads, {first.precision}, batch {first.batch}, "
-        f"median of {first.repeats} repeats; torch {first.torch}, timm {first.timm}, vertebra {first.vertebra} "
-        f"{first.commit} {first.date}"
-    )
+    head = f"{describe(first)}; {first.precision}, batch {first.batch}, median of {first.repeats} repeats"
     lines = [("model", "size", "mode", "execution", "images/s", "lowest", "highest", "peak MB")]
     for row in rows:
         memory = "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}"
         rates = (f"{rate:.1f}" for rate in (row.value, row.lowest, row.highest))
         lines.append((row.model, f"{row.height}x{row.width}", row.mode, row.execution, *rates, memory))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            f"{cell:{'<' if i < 4 else '>'}{width}}" for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return "\n".join([head, *text])
-
-
-def check_csv(path: Path) -> None:
-    """Refuse, before anything is measured, a file that cannot be appended to or has other columns."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", encoding="utf-8", newline="") as file:
-            file.seek(0)
-            header = next(csv.reader(file), None)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--csv {path} cannot be appended to: {getattr(error, 'strerror', None) or error}") from error
-    if header is not None and header != _columns():
-        raise UserError(f"--csv {path} has other columns than {', '.join(_columns()[:4])} ...: choose another file")
-
-
-def append(path: Path, rows: Sequence[Row]) -> None:
-    """Add rows to a CSV file in one write, with a header if it is new."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _columns(), lineterminator="\n")
-    if not path.exists() or not path.stat().st_size:
-        writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(text.getvalue())
-    print(f"{len(rows)} rows appended to {path}")
-
-
-def _columns() -> list[str]:
-    return [field.name for field in fields(Row)]
+    return f"{head}\n{align(lines, left=4)}"
 
 
 if __name__ == "__main__":

@@ -75,10 +75,9 @@ def entries() -> list[Entry]:
     """Every name that vertebra registers with each of its tags, the default tag first."""
     found = []
     for name in timm.list_models():
-        module = model_entrypoint(name).__module__
-        if module.startswith(_BACKBONES):
+        if model_entrypoint(name).__module__.startswith(_BACKBONES):
             for cfg in get_arch_pretrained_cfgs(name).values():
-                found.append(Entry(name, cfg.tag or "", module.removeprefix(_BACKBONES), cfg))
+                found.append(Entry(name, cfg.tag or "", name.partition("_")[0], cfg))
     return found
 
 
@@ -159,10 +158,15 @@ def make_rows(chosen: Sequence[Entry]) -> list[Row]:
                 source=_source(entry, card, published),
                 licence=card.get("licence") or entry.cfg.license,
                 kernels=list(card.get("kernels", [])),
-                url=published.get("url") or entry.cfg.url or None,
+                url=published.get("url") or _link(entry.cfg),
             )
         )
     return rows
+
+
+def _link(cfg: Any) -> str | None:
+    """Where timm loads the weights from: their place on the Hugging Face hub, else the file."""
+    return f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url or None
 
 
 def _source(entry: Entry, card: dict[str, Any], published: dict[str, Any]) -> str | None:

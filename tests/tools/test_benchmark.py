@@ -73,7 +73,7 @@ def test_cases_take_turns_and_all_are_ended(monkeypatch: pytest.MonkeyPatch) -> 
     class Fake(benchmark._Worker):
         def __init__(self, case: Case) -> None:
             self.case, self.failure, self.rates, self.memory = case, None, [], None
-            self.ready = Ready((8, 8), 1, "x")
+            self.ready = Ready((8, 8), 1)
             log.append(f"start {case.mode}")
 
         def repeat(self, seconds: float) -> None:

@@ -1,0 +1,102 @@
+"""Rows of results/*.csv: where each number was measured, tables of them, and files that grow without damage."""
+
+import contextlib
+import csv
+import datetime
+import io
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import vertebra
+from vertebra.backbones._errors import UserError
+
+
+def origin(device: str, threads: int) -> dict[str, Any]:
+    """The last columns of every row: what a measured number depends on beside what was measured."""
+    return {
+        "device": device,
+        "device_name": device_name(device),
+        "threads": threads,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "vertebra": vertebra.__version__,
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def describe(row: Any) -> str:
+    """The same of one row, as text."""
+    return (
+        f"{row.device} ({row.device_name}), {row.threads} threads; torch {row.torch}, timm {row.timm}, "
+        f"vertebra {row.vertebra} {row.commit} {row.date}"
+    )
+
+
+def device_name(device: str) -> str:
+    """The model of the GPU or of this machine's processor."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError, StopIteration):
+        line = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+        return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit of this clone, with a + where files differ from it; empty where vertebra does not run from a clone."""
+    git = ["git", "-C", str(Path(vertebra.__file__).parent)]
+    if not (Path(vertebra.__file__).parent / ".git").exists():
+        return ""
+    try:
+        head = subprocess.check_output([*git, "rev-parse", "--short=10", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.strip() + ("+" if changed.strip() else "")
+
+
+def align(lines: Sequence[Sequence[str]], left: int) -> str:
+    """Columns aligned by spaces: the first `left` of them to the left, the others, numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = "<" * left + ">" * (len(widths) - left)
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True))
+        for line in lines
+    )
+
+
+def check_csv(path: Path, row: type) -> None:
+    """Refuse, before anything is measured, a file that cannot be appended to or has other columns than `row`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", encoding="utf-8", newline="") as file:
+            file.seek(0)
+            header = next(csv.reader(file), None)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--csv {path} cannot be appended to: {getattr(error, 'strerror', None) or error}") from error
+    columns = _columns(row)
+    if header is not None and header != columns:
+        raise UserError(f"--csv {path} has other columns than {', '.join(columns[:4])} ...: choose another file")
+
+
+def append(path: Path, rows: Sequence[Any]) -> None:
+    """Add dataclass rows of one kind to a CSV file in one write, with a header if it is new."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _columns(type(rows[0])), lineterminator="\n")
+    if not path.exists() or not path.stat().st_size:
+        writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text.getvalue())
+    print(f"{len(rows)} rows appended to {path}")
+
+
+def _columns(row: type) -> list[str]:
+    return [field.name for field in fields(row)]
