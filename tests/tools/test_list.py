@@ -16,6 +16,7 @@ from timm.models import get_pretrained_cfg_value
 from torch import nn
 from torchvision.ops import deform_conv2d
 from vertebra.backbones._errors import UserError
+from vertebra.backbones._position_bias import PositionBias
 from vertebra.tools import list as tool
 from vertebra.tools._common import run_tool
 from vertebra.tools._flops import count_gflops, count_multiply_adds
@@ -68,6 +69,19 @@ def test_operators_are_counted_in_the_form_that_defines_them(monkeypatch: pytest
     count_multiply_adds(Products(lambda x: seen.append(os.environ.get("VERTEBRA_KERNELS")) or x), 8)
     assert seen == ["reference"]
     assert os.environ["VERTEBRA_KERNELS"] == "eager"
+
+
+class Biased(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = PositionBias(heads=3, unit=6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bias(x, 8, 8, 8, 8)[0]
+
+
+def test_network_of_position_biases_counts_once_for_every_distance() -> None:
+    assert count_multiply_adds(Biased(), 8) == 15 * 15 * 512 * (2 + 3)
 
 
 def test_counting_leaves_the_model_as_it_is() -> None:
