@@ -23,7 +23,6 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from vertebra.backbones import van
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import did_you_mean
 from vertebra.kernels.dispatch import VARIABLE
@@ -166,16 +165,8 @@ def _training(name: str, other: str | None, claimed: float | None) -> Trial:
 
 def _pair(name: str, other: str | None, batch: int) -> tuple[nn.Module, nn.Module, Tensor]:
     ours: Any = timm.create_model(name)
-    theirs = timm.create_model(other) if other else _without_grids(timm.create_model(name))
+    theirs = timm.create_model(other or name)
     return ours, theirs, torch.randn(batch, *ours.pretrained_cfg["input_size"])
-
-
-def _without_grids(model: nn.Module) -> nn.Module:
-    """VAN's fast way is no operator but a module of its own: make it PyTorch's convolution again."""
-    for part in model.modules():
-        if isinstance(part, van.DilatedDepthwise):
-            part.__class__ = nn.Conv2d
-    return model
 
 
 def _as_side(other: str | None, step: Step) -> Step:

@@ -76,14 +76,6 @@ def test_reference_side_alone_runs_with_the_reference_operators(monkeypatch: pyt
     assert seen == [None, "reference", None, "reference", None, None]
 
 
-def test_plain_van_has_the_same_answers_without_its_fast_convolution() -> None:
-    ours, plain, images = _claims._pair("van_b0", None, 1)
-    assert not any(type(part).__name__ == "DilatedDepthwise" for part in plain.modules())
-    plain.load_state_dict(ours.state_dict())
-    with torch.inference_mode():
-        torch.testing.assert_close(ours.eval()(images), plain.eval()(images), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("layer", [_claims.SpatialReduction(64, 2, 2), _claims.Windows(64, 2, 7)])
 def test_layers_to_compare_with_keep_the_shape_of_their_tokens(layer: nn.Module) -> None:
     x = torch.randn(2, 14, 14, 64)
