@@ -5,7 +5,7 @@ Weights  https://github.com/Visual-Attention-Network/VAN-Classification (Apache-
 Layout   NCHW throughout; maps at strides 4, 8, 16, 32, each after its stage's LayerNorm
 Sizes    any H, W from 32 up, odd ones too; no position encoding, nothing fixed when the model is built
 Options  `depths`, and `norm_eps`: 1e-6 as the classifiers were trained, 1e-5 as the authors' detectors were
-Kernel   none: the gate is three convolutions, of which the one with gaps has a faster way on a CPU
+Kernel   depthwise_conv, in the gate (with and without gaps) and in the MLP
 """
 
 import re
@@ -16,46 +16,14 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath, LayerNorm2d
-from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ..kernels._layout import is_eager
 from ._keys import convert_keys
+from ._layers import DepthwiseConv
 from ._pyramid import Pyramid, Stage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
 __all__ = ["VAN"]
-
-
-@register_notrace_module
-class DilatedDepthwise(nn.Conv2d):
-    """A depthwise convolution with gaps in its kernel, of the map's own size: (B, C, H, W) -> (B, C, H, W).
-
-    In eager mode on a CPU it convolves the interleaved grids of the map without gaps instead: the same sums, where
-    oneDNN's code for gaps is much slower.
-    """
-
-    def __init__(self, dim: int, kernel: int, dilation: int, **dd: Any) -> None:
-        super().__init__(dim, dim, kernel, padding=kernel // 2 * dilation, dilation=dilation, groups=dim, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return self._conv_forward(x, self.weight, self.bias)
-        if is_eager(x) and x.device.type == "cpu":
-            return self._by_grids(x)
-        return self._conv_forward(x, self.weight, self.bias)
-
-    def _by_grids(self, x: Tensor) -> Tensor:
-        batch, dim, height, width = x.shape
-        gap, pad = self.dilation[0], self.kernel_size[0] // 2
-        rows, columns = -(-height // gap), -(-width // gap)
-        x = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 0, columns * gap - width, 0, rows * gap - height))
-        x = x.reshape(batch, rows, gap, columns, gap, dim).permute(0, 2, 4, 1, 3, 5)
-        x = x.reshape(batch * gap * gap, rows, columns, dim).permute(0, 3, 1, 2)  # grids as images
-        x = functional.conv2d(x, self.weight, self.bias, padding=pad, groups=dim)
-        x = x.permute(0, 2, 3, 1).reshape(batch, gap, gap, rows, columns, dim).permute(0, 3, 1, 4, 2, 5)
-        x = x.reshape(batch, rows * gap, columns * gap, dim)[:, :height, :width]
-        return x.permute(0, 3, 1, 2)
 
 
 class LargeKernelGate(nn.Module):
@@ -63,8 +31,8 @@ class LargeKernelGate(nn.Module):
 
     def __init__(self, dim: int, **dd: Any) -> None:
         super().__init__()
-        self.near = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, **dd)
-        self.far = DilatedDepthwise(dim, 7, dilation=3, **dd)  # spans 19, on top of near's 5
+        self.near = DepthwiseConv(dim, 5, **dd)
+        self.far = DepthwiseConv(dim, 7, dilation=3, **dd)  # spans 19, on top of near's 5
         self.mix = nn.Conv2d(dim, dim, 1, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,12 +59,11 @@ class DepthwiseMlp(nn.Module):
     def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(dim, hidden, 1, **dd)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
-        self.act = nn.GELU()
+        self.dwconv = DepthwiseConv(hidden, 3, activation="gelu", **dd)
         self.fc2 = nn.Conv2d(hidden, dim, 1, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.dwconv(self.fc1(x))))
+        return self.fc2(self.dwconv(self.fc1(x)))
 
 
 class Block(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from timm.layers import LayerNorm2d
 from timm.optim import param_groups_weight_decay
 from torch import nn
-from vertebra.backbones.van import DilatedDepthwise, LargeKernelGate
+from vertebra.backbones.van import LargeKernelGate
 
 PARAMETERS = {
     "van_b0": 4_105_800,
@@ -82,28 +82,6 @@ def test_the_gate_sees_23_pixels_each_way_and_one_channel_alone() -> None:
     rows, columns = x.grad[0, 0].nonzero(as_tuple=True)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (13, 35, 13, 35)
     assert x.grad[0, 1].count_nonzero() == 0
-
-
-@pytest.mark.parametrize("size", [(3, 16, 7, 7), (2, 16, 10, 11), (1, 16, 1, 2), (2, 16, 27, 30), (0, 16, 8, 8)])
-def test_a_convolution_with_gaps_done_by_grids_is_the_same_with_the_same_gradients(size: tuple[int, ...]) -> None:
-    conv = DilatedDepthwise(16, 7, dilation=3)
-    plain = nn.Conv2d(16, 16, 7, padding=9, dilation=3, groups=16)
-    plain.load_state_dict(conv.state_dict())
-    x = torch.randn(size)
-    results = []
-    for module in (conv, plain):
-        image = x.clone().requires_grad_()
-        out = module(image)
-        out.square().sum().backward()
-        results.append([out, image.grad, module.weight.grad, module.bias.grad])
-    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_graphs_hold_the_convolution_with_gaps_itself() -> None:
-    program = torch.export.export(DilatedDepthwise(4, 7, dilation=3), (torch.randn(1, 4, 8, 8),))
-    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-    assert targets == ["aten.conv2d.default"]
 
 
 def test_weights_start_as_the_authors_start_theirs() -> None:
