@@ -170,7 +170,7 @@ def _link(cfg: Any) -> str | None:
 
 
 def _source(entry: Entry, card: dict[str, Any], published: dict[str, Any]) -> str | None:
-    arxiv = card.get("paper", {}).get("arxiv")
+    arxiv = published.get("arxiv") or card.get("paper", {}).get("arxiv")
     paper = f"arXiv:{arxiv}" if arxiv else entry.cfg.paper_ids or entry.cfg.origin_url
     return ", ".join(part for part in (paper, published.get("source")) if part) or None
 
