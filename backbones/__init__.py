@@ -1,10 +1,10 @@
 """The families. Importing this package registers every one of them with timm."""
 
-from . import cswin, van
+from . import biformer, cswin, l2vit, litv2, transnext, van
 
-__all__ = ["cswin", "model_names", "van"]
+__all__ = ["biformer", "cswin", "l2vit", "litv2", "model_names", "transnext", "van"]
 
-_FAMILIES = (van, cswin)
+_FAMILIES = (van, biformer, transnext, litv2, cswin, l2vit)
 
 
 def model_names() -> list[str]:

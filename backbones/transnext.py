@@ -1,0 +1,441 @@
+"""TransNeXt: each pixel looks at its neighbours sharply and at the whole map coarsely, in one softmax.
+
+Paper    Shi, TransNeXt: Robust Foveal Visual Perception for Vision Transformers, CVPR 2024,
+         https://arxiv.org/abs/2311.17132
+Weights  https://github.com/DaiShiResearch/TransNeXt (Apache-2.0), renamed by `checkpoint_filter_fn`
+Layout   (B, H, W, C) inside a stage; maps at strides 4, 8, 16, 32, each after its stage's LayerNorm
+Sizes    any H, W from 32 up, odd ones too; nothing is fixed when the model is built. The position bias is computed for
+         the size at hand, in the unit of the size trained at, `pretrain_size`
+Options  `depths`; `position_bias`: "extrapolation", or "interpolation" of the bias of `bias_size` pixels squared, the
+         default of the authors' detectors; `pretrain_size`; `fixed_pool_size`: side of every pooled map, with which
+         attention to it is linear in the number of pixels
+Kernel   neighborhood_pool_attention; global_attention in a last stage without pooling
+"""
+
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from timm.layers import DropPath, LayerNorm2d, trunc_normal_
+from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..kernels._layout import is_eager
+from ..kernels._precision import wide
+from ..kernels.depthwise_conv import depthwise_conv
+from ..kernels.global_attention import global_attention
+from ..kernels.neighborhood_pool_attention import neighborhood_pool_attention, position_bias
+from ._errors import UserError
+from ._keys import convert_keys
+from ._position_bias import PositionBias
+from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
+
+__all__ = ["TransNeXt"]
+
+HEAD_DIM = 24
+_PIECE = 2**21  # hidden values of an MLP written out at once, where no backward pass wants them all
+TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)  # softplus takes it to 1 / 0.24
+
+
+def _pooled_side(x: Tensor, side: int, ratio: int, fixed: int) -> int:
+    """Pixels of one side after pooling; `x` tells whether `side` is a number."""
+    if fixed > 0:
+        return fixed
+    if torch.jit.is_scripting():
+        return max(1, side // ratio)
+    return max(1, side // ratio) if is_eager(x) else torch.sym_max(1, side // ratio)
+
+
+def _averages(side: int, bins: int, x: Tensor) -> Tensor:
+    """Adaptive average pooling of one side, as a matrix (bins, side)."""
+    place, key = torch.arange(side, device=x.device), torch.arange(bins, device=x.device).unsqueeze(1)
+    inside = (place >= key * side // bins) & (place < ((key + 1) * side + bins - 1) // bins)
+    return inside.to(x.dtype) / inside.sum(1, keepdim=True)
+
+
+def _pool(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Adaptive average pooling: (B, H, W, C) -> (B, rows * columns, C)."""
+    if torch.jit.is_scripting():
+        return _pool_at_once(x, rows, columns)
+    return _pool_at_once(x, rows, columns) if is_eager(x) else _pool_by_matrices(x, rows, columns)
+
+
+def _pool_at_once(x: Tensor, rows: int, columns: int) -> Tensor:
+    pooled = functional.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), [rows, columns])
+    return pooled.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _pool_by_matrices(x: Tensor, rows: int, columns: int) -> Tensor:
+    """The same for exports, which have no adaptive pooling where sizes are symbols."""
+    batch, height, width, dim = x.shape
+    x = (_averages(height, rows, x) @ x.reshape(batch, height, width * dim)).reshape(batch, rows, width, dim)
+    return (_averages(width, columns, x) @ x).flatten(1, 2)
+
+
+@register_notrace_module
+class FovealAttention(nn.Module):
+    """Attention of each pixel to its nine neighbours and to the whole map, pooled: (B, H, W, C) -> (B, H, W, C).
+
+    Args:
+        dim: channels.
+        heads: heads.
+        ratio: pixels a side that become one when pooled.
+        fixed: side of the pooled map whatever the size; 0 for `ratio`.
+        bias: the position bias of the pooled keys.
+    """
+
+    def __init__(self, dim: int, heads: int, ratio: int, fixed: int, bias: PositionBias, **dd: Any) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ratio = ratio
+        self.fixed = fixed
+        self.temperature = nn.Parameter(torch.empty(heads, 1, 1, **dd))
+        self.query_embedding = nn.Parameter(torch.empty(heads, 1, dim // heads, **dd))
+        self.relative_pos_bias_local = nn.Parameter(torch.empty(heads, 9, **dd))
+        self.learnable_tokens = nn.Parameter(torch.empty(heads, dim // heads, 9, **dd))
+        self.learnable_bias = nn.Parameter(torch.empty(heads, 1, 9, **dd))
+        self.q = nn.Linear(dim, dim, **dd)
+        self.kv = nn.Linear(dim, 2 * dim, **dd)
+        self.sr = nn.Conv2d(dim, dim, 1, **dd)
+        self.act = nn.GELU()
+        self.norm = nn.LayerNorm(dim, eps=1e-5, **dd)
+        self.cpb = bias
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    def init_tables(self) -> None:
+        nn.init.constant_(self.temperature, TEMPERATURE)
+        trunc_normal_(self.query_embedding, std=0.02)
+        trunc_normal_(self.relative_pos_bias_local, std=0.0004)
+        trunc_normal_(self.learnable_tokens, std=0.02)
+        nn.init.zeros_(self.learnable_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, dim = x.shape
+        heads, head_dim = self.heads, dim // self.heads
+        if not torch.jit.is_scripting():
+            self._check(x)
+        rows = _pooled_side(x, height, self.ratio, self.fixed)
+        columns = _pooled_side(x, width, self.ratio, self.fixed)
+        pooled = self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        pooled = self.norm(_pool(self.act(pooled), rows, columns))
+        q = self.q(x).reshape(batch, height, width, heads, head_dim)
+        k, v = self.kv(x).reshape(batch, height, width, 2, heads, head_dim).unbind(3)
+        pool_k, pool_v = self.kv(pooled).reshape(batch, rows * columns, 2, heads, head_dim).unbind(2)
+        table, row_places, column_places = self.cpb(x, height, width, rows, columns)
+        out = neighborhood_pool_attention(
+            q,
+            k,
+            v,
+            pool_k,
+            pool_v,
+            self.query_embedding,
+            self.temperature,
+            self.relative_pos_bias_local,
+            self.learnable_tokens,
+            self.learnable_bias,
+            table,
+            row_places,
+            column_places,
+        )
+        return self.proj(out)
+
+    @torch.jit.unused
+    def _check(self, x: Tensor) -> None:
+        if self.fixed and is_eager(x) and min(x.shape[1:3]) < self.fixed:
+            raise UserError(
+                f"fixed_pool_size is {self.fixed}, but the smallest map that is pooled has {x.shape[1]}x{x.shape[2]} "
+                "pixels; it takes a side no longer than the map's"
+            )
+
+
+@register_notrace_module
+class CosineAttention(nn.Module):
+    """Attention of each pixel to every other: (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(self, dim: int, heads: int, bias: PositionBias, **dd: Any) -> None:
+        super().__init__()
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.empty(heads, 1, 1, **dd))
+        self.query_embedding = nn.Parameter(torch.empty(heads, 1, dim // heads, **dd))
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.cpb = bias
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    def init_tables(self) -> None:
+        nn.init.constant_(self.temperature, TEMPERATURE)
+        trunc_normal_(self.query_embedding, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, dim = x.shape
+        q, k, v = self.qkv(x).reshape(batch, height * width, 3, self.heads, dim // self.heads).unbind(2)
+        unit_q, unit_k = functional.normalize(wide(q), dim=-1), functional.normalize(wide(k), dim=-1)
+        length = torch.full((1,), height * width, dtype=torch.float32, device=x.device).log()
+        scale = functional.softplus(self.temperature).squeeze(-1) * length  # (heads, 1)
+        q = (unit_q + self.query_embedding.squeeze(1)) * scale
+        table, rows, columns = self.cpb(x, height, width, height, width)
+        bias = position_bias(table, rows, columns)
+        out = global_attention(q.to(v.dtype), unit_k.to(v.dtype), v, scale=1.0, bias=bias)
+        return self.proj(out).reshape(batch, height, width, dim)
+
+
+@register_notrace_module
+class ConvGLU(nn.Module):
+    """A gated MLP whose gate sees 3 x 3 pixels: (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.fc1 = nn.Linear(dim, 2 * hidden, **dd)  # first half: the gate
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
+        self.fc2 = nn.Linear(hidden, dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self.fc2(self._gated(x, 0, self.hidden))
+        step = self.hidden
+        if is_eager(x) and not torch.is_grad_enabled():
+            step = max(64, _PIECE // max(1, x.shape[0] * x.shape[1] * x.shape[2]) // 16 * 16)
+        if step >= self.hidden:
+            return self.fc2(self._gated(x, 0, self.hidden))
+        out = wide(functional.linear(self._gated(x, 0, step), self.fc2.weight[:, :step], self.fc2.bias))
+        for start in range(step, self.hidden, step):
+            end = min(start + step, self.hidden)
+            out += functional.linear(self._gated(x, start, end), self.fc2.weight[:, start:end])
+        return out.to(x.dtype)
+
+    def _gated(self, x: Tensor, start: int, end: int) -> Tensor:
+        """Hidden channels from `start` to `end`: (B, H, W, C) -> (B, H, W, end - start)."""
+        weight, bias, half = self.fc1.weight, self.fc1.bias, self.hidden
+        gate = functional.linear(x, weight[start:end], bias[start:end]).permute(0, 3, 1, 2)
+        value = functional.linear(x, weight[half + start : half + end], bias[half + start : half + end])
+        weight, bias = self.dwconv.weight[start:end], self.dwconv.bias[start:end]
+        return depthwise_conv(gate, weight, bias, activation="gelu", gate=value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Block(nn.Module):
+    """Attention, then a gated MLP, each behind a norm and added to its input: (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, drop_path: float, **dd: Any) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.mlp = ConvGLU(dim, 2 * (dim * mlp_ratio) // 3, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class TransNeXt(Pyramid):
+    """Four stages, each a strided convolution with a LayerNorm, `depths[i]` blocks, and a LayerNorm.
+
+    Args:
+        depths: blocks a stage.
+        dims: channels a stage, multiples of 24, the size of a head.
+        ratios: pixels a side that pooling makes one, by stage; 1 attends to every pixel instead.
+        mlp_ratios: hidden channels of a block's MLP over its channels, before the gate takes a third.
+        position_bias: "extrapolation": computed for the map at hand. "interpolation": computed for an image of
+            `bias_size` pixels squared and resized.
+        bias_size: see `position_bias`; None takes `pretrain_size`.
+        pretrain_size: side of the images that the weights were trained with, which distances are measured by.
+        fixed_pool_size: side of every pooled map, whatever the image; None pools by `ratios`.
+        drop_path_rate: stochastic depth of the last block; the others lie on a line from 0.
+        others: see `Pyramid`.
+
+    Raises:
+        UserError: an option that is none of these.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, ...] = (2, 2, 15, 2),
+        dims: tuple[int, ...] = (72, 144, 288, 576),
+        ratios: tuple[int, ...] = (8, 4, 2, 1),
+        mlp_ratios: tuple[int, ...] = (8, 8, 4, 4),
+        position_bias: str = "extrapolation",
+        bias_size: int | None = None,
+        pretrain_size: int = 224,
+        fixed_pool_size: int | None = None,
+        drop_path_rate: float = 0.0,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+        _check_options(position_bias, bias_size, pretrain_size, fixed_pool_size)
+        rates = drop_path_ramp(drop_path_rate, depths)
+        stages = []
+        for i, (before, dim) in enumerate(pairwise((in_chans, *dims))):
+            kernel, stride = (3, 2) if i else (7, 4)
+            conv = nn.Conv2d(before, dim, kernel, stride, padding=kernel // 2, **dd)
+            downsample = nn.Sequential(OrderedDict(conv=conv, norm=LayerNorm2d(dim, eps=1e-5, **dd)))
+            heads, ratio, fixed = dim // HEAD_DIM, ratios[i], fixed_pool_size or 0
+            sides = {"unit": (pretrain_size >> i + 2) - 1}
+            if position_bias == "interpolation":
+                own = (bias_size or pretrain_size) >> i + 2
+                sides |= {"own_queries": own, "own_keys": max(1, own // ratio) if ratio == 1 or not fixed else fixed}
+            blocks = []
+            for rate in rates[i]:
+                bias = PositionBias(heads, **sides, **dd)
+                if ratio > 1:
+                    attn = FovealAttention(dim, heads, ratio, fixed, bias, **dd)
+                else:
+                    attn = CosineAttention(dim, heads, bias, **dd)
+                blocks.append(Block(dim, attn, mlp_ratios[i], rate, **dd))
+            stages.append(TokenStage(downsample, blocks, nn.LayerNorm(dim, eps=1e-6, **dd)))
+        super().__init__(
+            stages,
+            dims,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            **dd,
+        )
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            init_conv_fan_out_(module)
+        elif isinstance(module, FovealAttention | CosineAttention):
+            module.init_tables()
+
+    @torch.jit.ignore()
+    def no_weight_decay(self) -> set[str]:
+        """Whatever scales or biases the scores, but for `learnable_tokens` and `learnable_bias`, as the authors do."""
+        kinds = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
+        return {key for key, _ in self.named_parameters() if any(kind in key for kind in kinds)}
+
+
+def _check_options(position_bias: str, bias_size: int | None, pretrain_size: int, fixed_pool_size: int | None) -> None:
+    if position_bias not in ("extrapolation", "interpolation"):
+        raise UserError(f"position_bias is {position_bias!r}; it takes 'extrapolation' or 'interpolation'")
+    if pretrain_size < 64:
+        raise UserError(f"pretrain_size is {pretrain_size}; it takes 64 or more: the last map needs two pixels a side")
+    if bias_size is not None and bias_size < 32:
+        raise UserError(f"bias_size is {bias_size}; it takes None, or 32 or more")
+    if fixed_pool_size is not None and fixed_pool_size < 1:
+        raise UserError(f"fixed_pool_size is {fixed_pool_size}; it takes None, or 1 or more")
+
+
+def checkpoint_filter_fn(checkpoint: Mapping[str, Any], model: TransNeXt) -> dict[str, Tensor]:
+    """The authors' checkpoint, classifier or detector, or one of ours, as a state dict of `model`.
+
+    Raises:
+        UserError: the file is none of these, or of another variant; names the keys at fault.
+    """
+    return convert_keys(checkpoint, model, _rename)
+
+
+_STAGE_PARTS = {"patch_embed": "downsample", "block": "blocks", "norm": "norm"}
+_BLOCK_PARTS = {
+    ".mlp.dwconv.dwconv.": ".mlp.dwconv.",
+    ".attn.cpb_": ".attn.cpb.",
+    ".downsample.proj.": ".downsample.conv.",
+}
+
+
+def _rename(key: str) -> str:
+    """`block1.0.attn.cpb_fc1.weight` -> `stages.0.blocks.0.attn.cpb.fc1.weight`; keys of ours stay as they are."""
+    key = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)
+    key, staged = re.subn(
+        r"^(patch_embed|block|norm)(\d)\.", lambda m: f"stages.{int(m[2]) - 1}.{_STAGE_PARTS[m[1]]}.", key
+    )
+    if staged:
+        for theirs, ours in _BLOCK_PARTS.items():
+            key = key.replace(theirs, ours)
+    return key
+
+
+def _cfg(file: str, **entries: Any) -> dict[str, Any]:
+    return weights_cfg(
+        url=f"https://huggingface.co/DaiShiResearch/{file}",
+        license="apache-2.0",
+        paper_ids="arXiv:2311.17132",
+        paper_name="TransNeXt: Robust Foveal Visual Perception for Vision Transformers",
+        origin_url="https://github.com/DaiShiResearch/TransNeXt",
+        **entries,
+    )
+
+
+_AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "crop_mode": "squash"}
+_AT_256 = {"input_size": (3, 256, 256), "pool_size": (8, 8)}
+
+default_cfgs = generate_default_cfgs(
+    {
+        "transnext_micro.in1k": _cfg("transnext-micro-224-1k/resolve/main/transnext_micro_224_1k.pth"),
+        "transnext_tiny.in1k": _cfg("transnext-tiny-224-1k/resolve/main/transnext_tiny_224_1k.pth"),
+        "transnext_small.in1k": _cfg("transnext-small-224-1k/resolve/main/transnext_small_224_1k.pth"),
+        "transnext_base.in1k": _cfg("transnext-base-224-1k/resolve/main/transnext_base_224_1k.pth"),
+        "transnext_small_384.in1k": _cfg(
+            "transnext-small-384-1k-ft-1k/resolve/main/transnext_small_384_1k_ft_1k.pth", **_AT_384
+        ),
+        "transnext_base_384.in1k": _cfg(
+            "transnext-base-384-1k-ft-1k/resolve/main/transnext_base_384_1k_ft_1k.pth", **_AT_384
+        ),
+        "transnext_micro_aaaa_256.in1k": _cfg(
+            "transnext-micro-AAAA-256-1k/resolve/main/transnext_micro_AAAA_256_1k.pth", **_AT_256
+        ),
+    }
+)
+
+_MICRO = {"dims": (48, 96, 192, 384)}
+_SMALL = {"depths": (5, 5, 22, 5)}
+_BASE = {"depths": (5, 5, 23, 5), "dims": (96, 192, 384, 768)}
+
+
+def _create_transnext(name: str, pretrained: bool, kwargs: dict[str, Any], **sizes: Any) -> TransNeXt:
+    return build(TransNeXt, name, pretrained, checkpoint_filter_fn, **(sizes | kwargs))
+
+
+@register_model
+def transnext_micro(pretrained: bool = False, **kwargs: Any) -> TransNeXt:
+    """12.8 M parameters, 2.7 GFLOPs, 82.5 % top-1."""
+    return _create_transnext("transnext_micro", pretrained, kwargs, **_MICRO)
+
+
+@register_model
+def transnext_tiny(pretrained: bool = False, **kwargs: Any) -> TransNeXt:
+    """28.3 M parameters, 5.7 GFLOPs, 84.0 % top-1."""
+    return _create_transnext("transnext_tiny", pretrained, kwargs)
+
+
+@register_model
+def transnext_small(pretrained: bool = False, **kwargs: Any) -> TransNeXt:
+    """49.7 M parameters, 10.3 GFLOPs, 84.7 % top-1."""
+    return _create_transnext("transnext_small", pretrained, kwargs, **_SMALL)
+
+
+@register_model
+def transnext_base(pretrained: bool = False, **kwargs: Any) -> TransNeXt:
+    """89.7 M parameters, 18.4 GFLOPs, 84.8 % top-1."""
+    return _create_transnext("transnext_base", pretrained, kwargs, **_BASE)
+
+
+@register_model
+def transnext_small_384(pretrained: bool = False, **kwargs: Any) -> TransNeXt:
+    """49.7 M parameters; fine-tuned at 384 pixels: 32.1 GFLOPs, 86.0 % top-1."""
+    return _create_transnext("transnext_small_384", pretrained, kwargs, **_SMALL)
+
+
+@register_model
+def transnext_base_384(pretrained: bool = False, **kwargs: Any) -> TransNeXt:
+    """89.7 M parameters; fine-tuned at 384 pixels: 56.3 GFLOPs, 86.2 % top-1."""
+    return _create_transnext("transnext_base_384", pretrained, kwargs, **_BASE)
+
+
+@register_model
+def transnext_micro_aaaa_256(pretrained: bool = False, **kwargs: Any) -> TransNeXt:
+    """13.1 M parameters, neighbours and pooling in the last stage too; at 256 pixels: 3.3 GFLOPs, 82.6 % top-1."""
+    sizes = {"ratios": (16, 8, 4, 2), "pretrain_size": 256}
+    return _create_transnext("transnext_micro_aaaa_256", pretrained, kwargs, **_MICRO, **sizes)

@@ -1,0 +1,87 @@
+"""Attention of every pixel to its nine neighbours and to a pooled map, in one softmax."""
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from . import eager, reference
+from .bias import position_bias
+
+__all__ = ["neighborhood_pool_attention", "position_bias"]
+
+
+def neighborhood_pool_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pool_k: Tensor,
+    pool_v: Tensor,
+    query_embedding: Tensor,
+    temperature: Tensor,
+    relative_pos_bias_local: Tensor,
+    learnable_tokens: Tensor,
+    learnable_bias: Tensor,
+    bias_table: Tensor,
+    bias_rows: Tensor,
+    bias_columns: Tensor,
+    backend: str | None = None,
+) -> Tensor:
+    """Aggregated attention of TransNeXt (https://arxiv.org/abs/2311.17132), for one head and the pixel n:
+
+        u = q / |q|, and so are the keys normalised; scaled = (u + E) * softplus(τ) * ln(neighbours of n + P)
+        weights = softmax([scaled · k(n + δt) + R[t] for t in 0..8] + [scaled · pool_k(p) + bias(n, p) for p < P])
+        out = Σt (weights[t] + u · L[:, t] + b[t]) v(n + δt) + Σp weights[9 + p] pool_v(p)
+
+    The offsets δ go through the 3 x 3 pixels around n row by row. A neighbour outside the map is not counted and has
+    no weight.
+
+    Args:
+        q, k, v: (B, H, W, heads, D), with any strides: views of a projection's output, not normalised.
+        pool_k, pool_v: (B, ph * pw, heads, D), the same of the pooled map, row by row; P = ph * pw.
+        query_embedding: E, (heads, 1, D).
+        temperature: τ, (heads, 1, 1).
+        relative_pos_bias_local: R, (heads, 9).
+        learnable_tokens: L, (heads, D, 9).
+        learnable_bias: b, (heads, 1, 9).
+        bias_table: (heads, Th, Tw): the bias between a pixel and a pooled one, by where they lie to each other.
+        bias_rows: (H, ph), integers: the row of the table for each row of the map and of the pooled map. Or (H, ph,
+            Th), weights of the table's rows, where the bias is interpolated.
+        bias_columns: (W, pw) or (W, pw, Tw), the same for columns. A bias that is no table of differences is one of
+            ph * H rows and pw * W columns, read at `arange`.
+        backend: None, "reference" or "eager"; see `dispatch`.
+
+    Returns:
+        (B, H, W, heads * D).
+    """
+    if torch.jit.is_scripting():
+        return eager.neighborhood_pool_attention(
+            q,
+            k,
+            v,
+            pool_k,
+            pool_v,
+            query_embedding,
+            temperature,
+            relative_pos_bias_local,
+            learnable_tokens,
+            learnable_bias,
+            bias_table,
+            bias_rows,
+            bias_columns,
+        )
+    run = reference if dispatch.is_reference(backend) else eager
+    return run.neighborhood_pool_attention(
+        q,
+        k,
+        v,
+        pool_k,
+        pool_v,
+        query_embedding,
+        temperature,
+        relative_pos_bias_local,
+        learnable_tokens,
+        learnable_bias,
+        bias_table,
+        bias_rows,
+        bias_columns,
+    )

@@ -1,0 +1,137 @@
+"""`routing_attention` as fast as plain PyTorch gets: SDPA on gathered regions, or on the whole map behind a mask."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .._layout import is_eager
+
+_PART = 4 << 20  # bytes of gathered keys and values at once, where no gradient keeps them
+
+
+def routing_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    scale: float | None = None,
+    regions: tuple[int, int] | None = None,
+) -> Tensor:
+    """See `vertebra.kernels.routing_attention`."""
+    rows, columns = _square(index) if regions is None else regions
+    if torch.jit.is_scripting():
+        return _gathered(q, k, v, index, scale, rows, columns)
+    if is_eager(q):
+        if _mask_is_cheaper(q, index):
+            return _masked(q, k, v, index, scale, rows, columns)
+        if not torch.is_grad_enabled():
+            return _gathered_in_parts(q, k, v, index, scale, rows, columns)
+    if torch.compiler.is_exporting():
+        return _exported(q, k, v, index, scale, rows, columns)
+    return _gathered(q, k, v, index, scale, rows, columns)
+
+
+def _square(index: Tensor) -> tuple[int, int]:
+    side = int(math.sqrt(index.shape[1]))
+    return side, side
+
+
+def _mask_is_cheaper(q: Tensor, index: Tensor) -> bool:
+    """Whether scores that a mask then hides cost less than copies of the keys that it would take to avoid them."""
+    tokens, regions, picks = q.shape[1] * q.shape[2], index.shape[1], index.shape[2]
+    hidden = tokens - picks * tokens // regions
+    return hidden < 24 * picks
+
+
+def _masked(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None, rows: int, columns: int) -> Tensor:
+    batch, height, width, heads, head_dim = q.shape
+    region = torch.arange(rows * columns, device=q.device).reshape(rows, columns)
+    region = region.repeat_interleave(height // rows, 0).repeat_interleave(width // columns, 1).flatten()
+    hidden = torch.full((batch, rows * columns, rows * columns), -math.inf, dtype=q.dtype, device=q.device)
+    hidden = hidden.scatter_(2, index, 0.0).index_select(2, region).index_select(1, region)
+    q, k, v = (x.reshape(batch, height * width, heads, head_dim).transpose(1, 2) for x in (q, k, v))
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=hidden[:, None], scale=scale)
+    return out.transpose(1, 2).reshape(batch, height, width, heads * head_dim)
+
+
+def _gathered(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None, rows: int, columns: int) -> Tensor:
+    out = _attend(
+        _regions(q, rows, columns), _regions(k, rows, columns), _regions(v, rows, columns), _flat(index), scale
+    )
+    return _map(out, q, rows, columns)
+
+
+def _gathered_in_parts(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None, rows: int, columns: int
+) -> Tensor:
+    """The same a few regions at a time, which keeps what is gathered in the processor's cache, and memory small."""
+    regions, keys, values = _regions(q, rows, columns), _regions(k, rows, columns), _regions(v, rows, columns)
+    index = _flat(index)
+    out = torch.empty_like(regions)
+    step = _PART // (2 * index.shape[1] * regions[:1].nbytes) + 1
+    for start in range(0, len(index), step):
+        part = slice(start, start + step)
+        out[part] = _attend(regions[part], keys, values, index[part], scale)
+    return _map(out, q, rows, columns)
+
+
+def _exported(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None, rows: int, columns: int) -> Tensor:
+    """The same without a dimension that can be 1, the side of a region: an export would be fixed to sizes that have it.
+
+    Tokens are found by number, and each region carries one more, a copy that a mask hides.
+    """
+    batch, height, width, heads, head_dim = q.shape
+    count, picks = index.shape[1], index.shape[2]
+    tall, wide = height // rows, width // columns
+    tokens = tall * wide + 1
+    place = torch.arange(count * tokens, device=q.device)
+    region, token = place // tokens, (place % tokens).clamp(max=tall * wide - 1)
+    source = (region // columns * tall + token // wide) * width + region % columns * wide + token % wide
+    q, k, v = (
+        x.reshape(batch, height * width, heads * head_dim)
+        .index_select(1, source)
+        .reshape(batch * count, tokens, heads, head_dim)
+        for x in (q, k, v)
+    )
+    seen = torch.arange(picks * tokens, device=q.device) % tokens < tall * wide
+    out = _attend(q, k, v, _flat(index), scale, seen[None, None, None])
+    row, column = torch.arange(height, device=q.device)[:, None], torch.arange(width, device=q.device)
+    place = (row // tall * columns + column // wide) * tokens + row % tall * wide + column % wide
+    out = out.reshape(batch, count * tokens, heads * head_dim).index_select(1, place.flatten())
+    return out.reshape(batch, height, width, heads * head_dim)
+
+
+def _flat(index: Tensor) -> Tensor:
+    """Regions counted through all images: (B, regions, K) -> (B * regions, K)."""
+    batch, count, picks = index.shape
+    first = torch.arange(batch, device=index.device) * count
+    return (index + first[:, None, None]).reshape(batch * count, picks)
+
+
+def _regions(x: Tensor, rows: int, columns: int) -> Tensor:
+    """(B, H, W, heads, D) -> (B * regions, T, heads, D)."""
+    batch, height, width, heads, head_dim = x.shape
+    x = x.reshape(batch, rows, height // rows, columns, width // columns, heads, head_dim).transpose(2, 3)
+    return x.reshape(batch * rows * columns, (height // rows) * (width // columns), heads, head_dim)
+
+
+def _map(regions: Tensor, like: Tensor, rows: int, columns: int) -> Tensor:
+    """(B * regions, T, heads, D) -> (B, H, W, heads * D)."""
+    batch, height, width, heads, head_dim = like.shape
+    x = regions.reshape(batch, rows, columns, height // rows, width // columns, heads * head_dim)
+    return x.transpose(2, 3).reshape(batch, height, width, heads * head_dim)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None, mask: Tensor | None = None) -> Tensor:
+    """Regions (N, T, heads, D) to the regions that `index` (N, K) names: (N, T, heads, D)."""
+    _, tokens, heads, head_dim = q.shape
+    count, picks = index.shape[0], index.shape[1]
+    flat = index.reshape(count * picks)
+    k = k.index_select(0, flat).reshape(count, picks * tokens, heads, head_dim)
+    v = v.index_select(0, flat).reshape(count, picks * tokens, heads, head_dim)
+    out = functional.scaled_dot_product_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, scale=scale
+    )
+    return out.transpose(1, 2)
