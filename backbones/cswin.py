@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerNorm2d
+from timm.layers import DropPath, LayerNorm2d, Mlp
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 
@@ -92,19 +92,6 @@ class MapAttention(nn.Module):
         q, k, v = self.qkv(x).reshape(batch, height, width, 3, self.heads, dim // self.heads).unbind(3)
         lepe = self.lepe[0]
         return self.proj(window_attention(q, k, v, (height, width), lepe_weight=lepe.weight, lepe_bias=lepe.bias))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between them: (B, H, W, C) -> (B, H, W, C)."""
-
-    def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden, **dd)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -216,7 +203,7 @@ def _cfg(file: str = "", **entries: Any) -> dict[str, Any]:
     )
 
 
-_AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "crop_mode": "squash"}
+_AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0}
 
 default_cfgs = generate_default_cfgs(
     {
