@@ -9,7 +9,7 @@ Limits   the number of regions is fixed, so they grow with the image: time grows
          which attends globally. Memory grows with H W, because routed keys are gathered a few regions at a time
 Options  `depths`; `n_win`: regions a side, 7 as the classifiers were trained, 16 in the authors' detectors, 8 in their
          segmentors, the weights are the same; `auto_pad=False` refuses sizes that regions do not fill
-Kernel   routing_attention (stages 1 to 3)
+Kernel   routing_attention (stages 1 to 3), global_attention (stage 4), depthwise_conv
 """
 
 import re
@@ -25,7 +25,9 @@ from timm.models import generate_default_cfgs, register_model, register_notrace_
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..kernels._kept import kept
 from ..kernels._layout import is_eager, pad_map
+from ..kernels.global_attention import global_attention
 from ..kernels.routing_attention import routing_attention
 from ._checkpoint import find_weights
 from ._errors import UserError
@@ -51,15 +53,16 @@ def _means(x: Tensor, regions: tuple[int, int], tall: int, wide: int) -> Tensor:
         return x.flatten(2).transpose(1, 2)
     batch, height, width, dim = x.shape
     rows, columns = regions
-    x = _averages(columns, width, wide, x) @ x
-    x = _averages(rows, height, tall, x) @ x.reshape(batch, height, columns * dim)
+    across = kept(x, _averages, columns, width, wide, x.dtype, x.device)
+    down = kept(x, _averages, rows, height, tall, x.dtype, x.device)
+    x = down @ (across @ x).reshape(batch, height, columns * dim)
     return x.reshape(batch, rows * columns, dim)
 
 
-def _averages(count: int, length: int, side: int, like: Tensor) -> Tensor:
+def _averages(count: int, length: int, side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The matrix (count, length) that averages `side` neighbours at a time; at the end, as many as there are."""
-    inside = torch.arange(count, device=like.device)[:, None] == torch.arange(length, device=like.device) // side
-    return inside.to(like.dtype) / inside.sum(1, keepdim=True)
+    inside = torch.arange(count, device=device)[:, None] == torch.arange(length, device=device) // side
+    return inside.to(dtype) / inside.sum(1, keepdim=True)
 
 
 def _route(qkv: Tensor, regions: tuple[int, int], tall: int, wide: int, top_k: int) -> Tensor:
@@ -128,7 +131,7 @@ class RoutedAttention(nn.Module):
             _check_divides(x, n)
         qkv = self.qkv(x)
         index = _route(qkv, (n, n), tall, wide, min(self.top_k, n * n))
-        out = self.attend(qkv, index, (n, n)) + self.lepe(qkv.chunk(3, -1)[2])
+        out = self.lepe(qkv.chunk(3, -1)[2], self.attend(qkv, index, (n, n)))
         return self.proj(_crop(out, height, width))
 
     def attend(self, qkv: Tensor, index: Tensor, regions: tuple[int, int]) -> Tensor:
@@ -155,7 +158,7 @@ class FlooredRoutedAttention(RoutedAttention):
         index = _route(qkv, (rows, columns), tall, wide, _smaller(self.top_k, rows * columns))
         padded = pad_map(qkv, 0, rows * tall - height, 0, columns * wide - width)
         out = _crop(self.attend(padded, index, (rows, columns)), height, width)
-        return self.proj(out + self.lepe(qkv.chunk(3, -1)[2]))
+        return self.proj(self.lepe(qkv.chunk(3, -1)[2], out))
 
 
 def _larger(a: int, b: int) -> int:
@@ -183,10 +186,9 @@ class GlobalAttention(nn.Module):
         batch, height, width, dim = x.shape
         qkv = self.qkv(x)
         size = (batch, height * width, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.reshape(size).permute(2, 0, 3, 1, 4).unbind(0)
-        out = functional.scaled_dot_product_attention(q, k, v)
-        out = out.transpose(1, 2).reshape(batch, height, width, dim)
-        return self.proj(out + self.lepe(qkv.chunk(3, -1)[2] if self.lepe_of_v else x))
+        q, k, v = qkv.reshape(size).unbind(2)
+        out = global_attention(q, k, v).reshape(batch, height, width, dim)
+        return self.proj(self.lepe(qkv.chunk(3, -1)[2] if self.lepe_of_v else x, out))
 
 
 class Block(nn.Module):
@@ -203,7 +205,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_embed is not None:
-            x = x + self.pos_embed(x)
+            x = self.pos_embed(x, x)
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._kept import kept
 from .._layout import is_eager
 
 _PART = 4 << 20  # bytes of gathered keys and values at once, where no gradient keeps them
+_MASKED = 1024  # tokens of a map, at most, for a mask of all pairs
+_COPY, _COPY_LEARNING = 16, 45  # hidden scores that cost as much as a copied key, without and with a backward pass
 
 
 def routing_attention(
@@ -24,9 +27,10 @@ def routing_attention(
     if torch.jit.is_scripting():
         return _gathered(q, k, v, index, scale, rows, columns)
     if is_eager(q):
-        if _mask_is_cheaper(q, index):
+        learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+        if _mask_is_cheaper(q, index, learns):
             return _masked(q, k, v, index, scale, rows, columns)
-        if not torch.is_grad_enabled():
+        if not learns:
             return _gathered_in_parts(q, k, v, index, scale, rows, columns)
     if torch.compiler.is_exporting():
         return _exported(q, k, v, index, scale, rows, columns)
@@ -38,22 +42,30 @@ def _square(index: Tensor) -> tuple[int, int]:
     return side, side
 
 
-def _mask_is_cheaper(q: Tensor, index: Tensor) -> bool:
-    """Whether scores that a mask then hides cost less than copies of the keys that it would take to avoid them."""
+def _mask_is_cheaper(q: Tensor, index: Tensor, learns: bool) -> bool:
+    """Whether scores that a mask then hides cost less than the copies of keys that it would take to avoid them.
+
+    A copy costs as much as a number of hidden scores; more where its gradients have to be added up again.
+    """
     tokens, regions, picks = q.shape[1] * q.shape[2], index.shape[1], index.shape[2]
     hidden = tokens - picks * tokens // regions
-    return hidden < 24 * picks
+    return tokens <= _MASKED and hidden <= picks * (_COPY_LEARNING if learns else _COPY)
 
 
 def _masked(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None, rows: int, columns: int) -> Tensor:
     batch, height, width, heads, head_dim = q.shape
-    region = torch.arange(rows * columns, device=q.device).reshape(rows, columns)
-    region = region.repeat_interleave(height // rows, 0).repeat_interleave(width // columns, 1).flatten()
+    region = kept(q, _numbers, rows, columns, height, width, q.device)
     hidden = torch.full((batch, rows * columns, rows * columns), -math.inf, dtype=q.dtype, device=q.device)
     hidden = hidden.scatter_(2, index, 0.0).index_select(2, region).index_select(1, region)
     q, k, v = (x.reshape(batch, height * width, heads, head_dim).transpose(1, 2) for x in (q, k, v))
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=hidden[:, None], scale=scale)
     return out.transpose(1, 2).reshape(batch, height, width, heads * head_dim)
+
+
+def _numbers(rows: int, columns: int, height: int, width: int, device: torch.device) -> Tensor:
+    """The region of each token: (H * W,)."""
+    region = torch.arange(rows * columns, device=device).reshape(rows, columns)
+    return region.repeat_interleave(height // rows, 0).repeat_interleave(width // columns, 1).flatten()
 
 
 def _gathered(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None, rows: int, columns: int) -> Tensor:
