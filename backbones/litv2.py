@@ -8,9 +8,10 @@ Layout   (B, H, W, C) inside a stage; maps at strides 4, 8, 16, 32 leave without
 Sizes    any H, W from 32 up, as in the authors' dense code: images are padded to multiples of 4, merging drops an odd
          last row or column, and windows are filled with zeros after the norm. Nothing is fixed when the model is built
 Options  `depths`; `hilo_window`, the side of the third stage's windows (the authors' detectors also come with 4)
-Merging  torchvision's deformable convolution on CUDA devices. It has no double backward, and its gradient is not
-         deterministic: after `torch.use_deterministic_algorithms(True)`, with VERTEBRA_KERNELS=reference, and in every
-         script, graph and export, plain gathers do the same
+Merging  torchvision's deformable convolution on CUDA devices, where its gradient is not deterministic; on a CPU moved
+         pixels under a plain convolution. In scripts, graphs and exports, after
+         `torch.use_deterministic_algorithms(True)` on CUDA, and with VERTEBRA_KERNELS=reference the pixels are moved by
+         standard operators, and only these have a double backward
 Recipe   the authors train the weights that predict the offsets with a hundredth of the learning rate
 Kernels  window_attention, global_attention
 """
