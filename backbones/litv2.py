@@ -155,7 +155,7 @@ class DeformableMerging(nn.Module):
     @torch.jit.unused
     def _by_torchvision(self, x: Tensor, offset: Tensor) -> Tensor:
         precision = torch.promote_types(x.dtype, torch.float32)
-        x, offset, weight, bias = (t.to(precision) for t in (x, offset, self.conv.weight, self.conv.bias))
+        x, offset, weight, bias = (t.to(precision) for t in (x, offset, *self.conv.parameters()))
         return deform_conv2d(x, offset, weight, bias, stride=2).to(self.conv.weight.dtype)
 
 
