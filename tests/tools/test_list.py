@@ -1,6 +1,7 @@
 """`vertebra list`: every registered name and tag, counts that agree with the models and with what was published."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from vertebra.tools._flops import count_gflops, count_multiply_adds
 NEAR = 0.03  # of the published multiply-adds
 EXPLAINED = {"cswin_large.in22k_ft_in1k": 1.052, "cswin_large_384.in22k_ft_in1k": 1.052}  # ours by theirs
 FIRSTS = list({entry.family: entry.full for entry in reversed(tool.entries())}.values())  # of each family
-Product = Callable[[torch.Tensor], torch.Tensor]
+Product = Callable[[torch.Tensor, Callable[..., torch.Tensor]], torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -33,40 +34,72 @@ def rows() -> list[tool.Row]:
 
 
 class Products(nn.Module):
-    """One module that runs a function of the image, so that the counter sees a single operation."""
+    """A function of the image and of a maker of weights of any shape, so that the counter sees a single operation."""
 
     def __init__(self, function: Product) -> None:
         super().__init__()
         self.function = function
-        self.weight = nn.Parameter(torch.empty(1))
+        self.weight = nn.Parameter(torch.empty(1000))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
+        return self.function(x, lambda *shape: self.weight[: math.prod(shape)].reshape(shape))
 
 
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (lambda x: F.conv2d(x, x.new_empty(6, 3, 3, 3), padding=1), 6 * 3 * 9 * 64),
-        (lambda x: F.conv2d(x, x.new_empty(3, 1, 7, 7), padding=9, dilation=3, groups=3), 3 * 49 * 64),
-        (lambda x: F.linear(x, x.new_empty(5, 8), x.new_empty(5)), 3 * 8 * 8 * 5),
-        (lambda x: F.scaled_dot_product_attention(x, x, x), 2 * 3 * 8 * 8 * 8),
-        (lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=x.new_empty(8, 8)), 2 * 3 * 8 * 8 * 8),
-        (lambda x: torch.einsum("bcij,bckj->bcik", x, x), 3 * 8 * 8 * 8),
-        (lambda x: x @ x, 3 * 8 * 8 * 8),
-        (lambda x: deform_conv2d(x, x.new_empty(1, 8, 4, 4), x.new_empty(6, 3, 2, 2), stride=2), 6 * 3 * 4 * 16),
-        (lambda x: F.linear(x.new_empty(5, 4), x.new_empty(3, 4)), 5 * 4 * 3),
+        (lambda x, w: F.conv2d(x, w(6, 3, 3, 3), w(6), padding=1), 6 * 3 * 9 * 64),
+        (lambda x, w: F.conv2d(x, w(3, 1, 7, 7), padding=9, dilation=3, groups=3), 3 * 49 * 64),
+        (lambda x, w: F.linear(x, w(5, 8), w(5)), 3 * 8 * 8 * 5),
+        (lambda x, w: F.scaled_dot_product_attention(x, x, x), 2 * 3 * 8 * 8 * 8),
+        (lambda x, w: F.scaled_dot_product_attention(x, x, x, attn_mask=x.new_zeros(8, 8)), 2 * 3 * 8 * 8 * 8),
+        (lambda x, w: torch.einsum("bcij,bckj->bcik", x, x), 3 * 8 * 8 * 8),
+        (lambda x, w: x @ x, 3 * 8 * 8 * 8),
+        (lambda x, w: torch.baddbmm(x.new_zeros(1, 8, 8), x[0], x[0]), 3 * 8 * 8 * 8),
+        (lambda x, w: deform_conv2d(x, x.new_zeros(1, 8, 4, 4), w(6, 3, 2, 2), stride=2), 6 * 3 * 4 * 16),
+        (lambda x, w: F.linear(w(5, 4), w(3, 4)), 5 * 4 * 3),
+        (lambda x, w: x.new_zeros(5, 4) @ w(4, 3), 5 * 4 * 3),
     ],
-    ids=["conv", "depthwise", "linear", "attention", "biased", "einsum", "matmul", "deformable", "of weights alone"],
+    ids=[
+        "conv",
+        "depthwise",
+        "linear",
+        "attention",
+        "biased attention",
+        "einsum",
+        "matmul",
+        "baddbmm",
+        "deformable",
+        "weights alone",
+        "weights at coordinates",
+    ],
 )
 def test_multiply_adds_of_each_kind_of_product_are_counted(function: Product, expected: int) -> None:
     assert count_multiply_adds(Products(function), 8) == expected
 
 
+def test_pooling_written_as_a_product_is_not_counted() -> None:
+    def pooled(x: torch.Tensor, weights: object) -> torch.Tensor:
+        averages = torch.zeros(4, 8, device=x.device)
+        averages[0, :2] = 0.5
+        return averages @ x
+
+    assert count_multiply_adds(Products(pooled), 8) == 0
+
+
+def test_buffer_that_the_image_was_written_into_is_of_the_image() -> None:
+    def attention(x: torch.Tensor, weights: object) -> torch.Tensor:
+        keys = x.new_empty(1, 3, 8, 8)
+        keys[:, :, :4] = x[:, :, :4]
+        return x @ keys
+
+    assert count_multiply_adds(Products(attention), 8) == 3 * 8 * 8 * 8
+
+
 def test_operators_are_counted_in_the_form_that_defines_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERTEBRA_KERNELS", "eager")
     seen: list[str | None] = []
-    count_multiply_adds(Products(lambda x: seen.append(os.environ.get("VERTEBRA_KERNELS")) or x), 8)
+    count_multiply_adds(Products(lambda x, w: seen.append(os.environ.get("VERTEBRA_KERNELS")) or x), 8)
     assert seen == ["reference"]
     assert os.environ["VERTEBRA_KERNELS"] == "eager"
 
