@@ -151,9 +151,11 @@ class Downsample(nn.Module):
 @register_notrace_function
 def _pad_to(x: Tensor, multiple: int) -> Tensor:
     """Zeros at the bottom and right of a map (B, C, H, W), to sides that are multiples of a number."""
-    x = x.permute(0, 2, 3, 1)
-    x = pad_map(x, 0, -x.shape[1] % multiple, 0, -x.shape[2] % multiple)
-    return x.permute(0, 3, 1, 2)
+    height, width = x.shape[2], x.shape[3]
+    # not `-height % multiple`: compilers work with these sizes as formulas, and this one becomes simple again
+    bottom = (height + multiple - 1) // multiple * multiple - height
+    right = (width + multiple - 1) // multiple * multiple - width
+    return pad_map(x.permute(0, 2, 3, 1), 0, bottom, 0, right).permute(0, 3, 1, 2)
 
 
 class L2ViT(Pyramid):
