@@ -97,14 +97,25 @@ class PositionBias(nn.Module):
     def _evaluate(self, down: Tensor, across: Tensor) -> Tensor:
         down = self.fc1.weight[:, :1] * down + self.fc1.bias.unsqueeze(1)  # (512, Th)
         across = self.fc1.weight[:, 1:] * across  # (512, Tw)
-        if torch.jit.is_scripting():
-            return self._evaluate_rows(down, across)
-        if torch.is_grad_enabled() or not is_eager(down):
-            return self._evaluate_rows(down, across)
-        step = max(1, _PIECE // across.numel())
-        return torch.cat([self._evaluate_rows(rows, across) for rows in down.split(step, 1)], 1)
+        return self._second_layer(down, across) + self.fc2.bias[:, None, None]
 
-    def _evaluate_rows(self, down: Tensor, across: Tensor) -> Tensor:
-        hidden = functional.relu(down.unsqueeze(2) + across.unsqueeze(1)).to(self.fc2.weight.dtype)
-        table = self.fc2.weight @ hidden.flatten(1) + self.fc2.bias.unsqueeze(1)
-        return table.reshape(-1, down.shape[1], across.shape[1])  # (heads, Th, Tw)
+    def _second_layer(self, down: Tensor, across: Tensor) -> Tensor:
+        """The second layer without its bias, on every row and column (heads, Th, Tw)."""
+        if torch.jit.is_scripting():
+            return _second_layer(down, across, self.fc2.weight)
+        if not is_eager(down):  # how many rows there are is not known, how many hidden values is
+            parts = zip(down.chunk(4), across.chunk(4), self.fc2.weight.chunk(4, 1), strict=True)
+            table = _second_layer(*next(parts))
+            for part in parts:
+                table = table + _second_layer(*part)
+            return table
+        if torch.is_grad_enabled():
+            return _second_layer(down, across, self.fc2.weight)
+        step = max(1, _PIECE // across.numel())
+        return torch.cat([_second_layer(rows, across, self.fc2.weight) for rows in down.split(step, 1)], 1)
+
+
+def _second_layer(down: Tensor, across: Tensor, weight: Tensor) -> Tensor:
+    """Hidden values of all rows (n, Th) and columns (n, Tw), and what they add to each head: (heads, Th, Tw)."""
+    hidden = functional.relu(down.unsqueeze(2) + across.unsqueeze(1), inplace=True).to(weight.dtype)  # (n, Th, Tw)
+    return (weight @ hidden.flatten(1)).reshape(-1, down.shape[1], across.shape[1])
