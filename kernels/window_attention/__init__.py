@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
-from . import eager, reference
+from . import eager, exported, reference
 
 __all__ = ["window_attention"]
 
@@ -48,5 +48,8 @@ def window_attention(
         return eager.window_attention(
             q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias
         )
-    run = reference.window_attention if dispatch.is_reference(backend) else eager.window_attention
+    if torch.compiler.is_exporting():
+        run = exported.window_attention
+    else:
+        run = reference.window_attention if dispatch.is_reference(backend) else eager.window_attention
     return run(q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias)

@@ -1,10 +1,17 @@
-"""`window_attention` as fast as plain PyTorch gets: one copy into windows, SDPA, one copy back."""
+"""`window_attention` as fast as plain PyTorch gets.
+
+Windows that are whole rows of the map are views of it. Others are cut out a few at a time, so that a core's cache still
+holds them when they are used, and in inference their results go straight to their places.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._layout import pad_map
+from .._layout import is_eager, pad_map
+
+_CUT_AT_ONCE = 2**18  # numbers of q, k and v
+_FEW_TOKENS = 64  # up to here, matrices of scores train faster on a CPU than flash attention
 
 
 def window_attention(
@@ -24,51 +31,167 @@ def window_attention(
     height, width = q.shape[1], q.shape[2]
     wh, ww = window
     top, left = pad_offset
-    bottom, right = -(top + height) % wh, -(left + width) % ww
-    edges = (top, bottom, left, right)
+    edges = (top, -(top + height) % wh, left, -(left + width) % ww)
     grid = partition == "grid"
-    rows, columns = (top + height + bottom) // wh, (left + width + right) // ww
-    q = _windows(_pad(q, None if pad is None else pad[0], edges), wh, ww, grid)
-    k = _windows(_pad(k, None if pad is None else pad[1], edges), wh, ww, grid)
-    v = _windows(_pad(v, None if pad is None else pad[2], edges), wh, ww, grid)  # (B * windows, heads, T, D)
-    bias = None if bias_table is None else _bias(bias_table, wh, ww).to(q.dtype)
-    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
-    if lepe_weight is not None:
-        out = out + _lepe(v, wh, ww, lepe_weight, lepe_bias)
-    heads, head_dim = out.shape[1], out.shape[3]
-    out = out.transpose(1, 2).reshape(-1, rows, columns, wh, ww, heads * head_dim)
-    out = out.permute(0, 3, 1, 4, 2, 5) if grid else out.permute(0, 1, 3, 2, 4, 5)
-    out = out.reshape(-1, rows * wh, columns * ww, heads * head_dim)
+    q = _cut(_surround(q, None if pad is None else pad[0], edges), wh, ww, grid)
+    k = _cut(_surround(k, None if pad is None else pad[1], edges), wh, ww, grid)
+    v = _cut(_surround(v, None if pad is None else pad[2], edges), wh, ww, grid)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    bias = None if bias_table is None else position_bias(bias_table, window).to(q.dtype)
+    if torch.jit.is_scripting():
+        out = _join(_attend(q, k, v, scale, bias, lepe_weight, lepe_bias), grid)
+    elif is_eager(q) and (grid or q.shape[2] > 1):
+        out = _by_parts(q, k, v, grid, scale, bias, lepe_weight, lepe_bias)
+    else:
+        out = _join(_attend(q, k, v, scale, bias, lepe_weight, lepe_bias), grid)
     return out[:, top : top + height, left : left + width]
 
 
-def _pad(x: Tensor, fill: Tensor | None, edges: tuple[int, int, int, int]) -> Tensor:
+def _surround(x: Tensor, fill: Tensor | None, edges: tuple[int, int, int, int]) -> Tensor:
+    """(B, H, W, heads, D) with rows and columns of `fill` (heads, D), or of zeros, around it."""
     top, bottom, left, right = edges
+    padded = pad_map(x, top, bottom, left, right)
     if fill is None:
-        return pad_map(x, top, bottom, left, right)
-    return pad_map(x - fill, top, bottom, left, right) + fill
+        return padded
+    if not torch.jit.is_scripting() and padded is x:
+        return x
+    inside = pad_map(x.new_ones(1, x.shape[1], x.shape[2], 1, 1), top, bottom, left, right)
+    return padded + (1 - inside) * fill.to(x.dtype)
 
 
-def _windows(x: Tensor, wh: int, ww: int, grid: bool) -> Tensor:
-    """(B, H, W, heads, D) -> (B * windows, heads, T, D)."""
-    batch, height, width, heads, head_dim = x.shape
+def _cut(x: Tensor, wh: int, ww: int, grid: bool) -> Tensor:
+    """(B, H, W, ...) -> a view (B, rows, columns, wh, ww, ...): rows and columns count windows."""
     if grid:
-        x = x.reshape(batch, wh, height // wh, ww, width // ww, heads, head_dim).permute(0, 2, 4, 5, 1, 3, 6)
+        x = x.unflatten(2, [ww, -1]).unflatten(1, [wh, -1]).transpose(3, 4).transpose(1, 2)
     else:
-        x = x.reshape(batch, height // wh, wh, width // ww, ww, heads, head_dim).permute(0, 1, 3, 5, 2, 4, 6)
-    return x.reshape(batch * (height // wh) * (width // ww), heads, wh * ww, head_dim)
+        x = x.unflatten(2, [-1, ww]).unflatten(1, [-1, wh])
+    return x.transpose(2, 3)
 
 
-def _bias(table: Tensor, wh: int, ww: int) -> Tensor:
-    """(heads, 2 wh - 1, 2 ww - 1) -> (heads, T, T), rows are queries."""
-    rows = torch.arange(wh, device=table.device).repeat_interleave(ww)
-    columns = torch.arange(ww, device=table.device).repeat(wh)
-    return table[:, rows - rows[:, None] + wh - 1, columns - columns[:, None] + ww - 1]
+def _join(x: Tensor, grid: bool) -> Tensor:
+    """(B, rows, columns, wh, ww, heads, D) -> (B, H, W, heads * D)."""
+    x = x.transpose(2, 3)
+    if grid:
+        x = x.transpose(1, 2).transpose(3, 4)
+    batch, rows, wh, columns, ww, heads, head_dim = x.shape
+    return x.reshape(batch, rows * wh, columns * ww, heads * head_dim)
 
 
-def _lepe(v: Tensor, wh: int, ww: int, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A depthwise 3 x 3 convolution inside each window: (N, heads, T, D) -> (N, heads, T, D)."""
-    count, heads, _, head_dim = v.shape
-    images = v.transpose(-2, -1).reshape(count, heads * head_dim, wh, ww)
-    out = functional.conv2d(images, weight, bias, padding=1, groups=heads * head_dim)
-    return out.reshape(count, heads, head_dim, wh * ww).transpose(-2, -1)
+def _by_parts(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grid: bool,
+    scale: float,
+    bias: Tensor | None,
+    lepe_weight: Tensor | None,
+    lepe_bias: Tensor | None,
+) -> Tensor:
+    """`_attend` and `_join`, some windows at a time."""
+    batch, rows, columns, wh, ww, heads, head_dim = q.shape
+    fit = max(_CUT_AT_ONCE // (3 * wh * ww * heads * head_dim), 1)
+    learned = [x for x in (q, k, v, bias, lepe_weight, lepe_bias) if x is not None and x.requires_grad]
+    if learned and torch.is_grad_enabled():
+        images = max(fit // (rows * columns), 1)
+        parts = zip(q.split(images), k.split(images), v.split(images), strict=True)
+        return torch.cat([_join(_attend(*part, scale, bias, lepe_weight, lepe_bias), grid) for part in parts])
+    out = q.new_empty(batch, rows * wh, columns * ww, heads, head_dim)
+    places = _cut(out, wh, ww, grid)
+    packed = _packed(q, k, v)
+    for part in _parts(batch, rows, columns, fit):
+        qkv = (q[part], k[part], v[part]) if packed is None else packed[part].contiguous().unbind(5)
+        places[part] = _attend(*qkv, scale, bias, lepe_weight, lepe_bias)
+    return out.flatten(3)
+
+
+def _parts(batch: int, rows: int, columns: int, fit: int) -> list[tuple[slice, ...]]:
+    """Windows (B, rows, columns) in parts of about `fit`, by images, else by rows, else by columns."""
+    if rows * columns <= fit:
+        step = fit // (rows * columns)
+        return [(slice(b, b + step),) for b in range(0, batch, step)]
+    if columns <= fit:
+        step = fit // columns
+        return [(slice(b, b + 1), slice(r, r + step)) for b in range(batch) for r in range(0, rows, step)]
+    return [
+        (slice(b, b + 1), slice(r, r + 1), slice(c, c + fit))
+        for b in range(batch)
+        for r in range(rows)
+        for c in range(0, columns, fit)
+    ]
+
+
+def _packed(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
+    """q, k and v as one tensor (B, rows, columns, wh, ww, 3, heads, D), if they lie as one projection leaves them."""
+    heads, head_dim = q.shape[5:]
+    step = heads * head_dim
+    if (
+        q.stride() == k.stride() == v.stride()
+        and q.stride()[4:] == (3 * step, head_dim, 1)
+        and k.storage_offset() - q.storage_offset() == v.storage_offset() - k.storage_offset() == step
+        and q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr() == v.untyped_storage().data_ptr()
+    ):
+        return q.as_strided((*q.shape[:5], 3, heads, head_dim), (*q.stride()[:5], step, head_dim, 1))
+    return None
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    lepe_weight: Tensor | None,
+    lepe_bias: Tensor | None,
+) -> Tensor:
+    """Attention and LePE inside windows, (B, rows, columns, wh, ww, heads, D) -> the same shape."""
+    batch, rows, columns, wh, ww, heads, head_dim = q.shape
+    lepe: Tensor | None = None
+    if lepe_weight is not None:
+        v = v.contiguous()
+        images = v.reshape(batch * rows * columns, wh, ww, heads * head_dim).permute(0, 3, 1, 2)
+        lepe = functional.conv2d(images, lepe_weight, lepe_bias, padding=1, groups=heads * head_dim)
+    if torch.jit.is_scripting():
+        out = _flash(q, k, v, scale, bias)
+    elif _prefers_matrices(q, k, v, bias):
+        out = _matrices(q, k, v, scale, bias)
+    else:
+        out = _flash(q, k, v, scale, bias)
+    if lepe is not None:
+        out = out + lepe.permute(0, 2, 3, 1).reshape(out.shape)
+    return out.unflatten(0, [batch, rows, columns]).unflatten(3, [wh, ww])
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """(B, rows, columns, wh, ww, heads, D) -> (windows, T, heads, D)."""
+    q = q.flatten(3, 4).flatten(0, 2).transpose(1, 2)  # (windows, heads, T, D)
+    k = k.flatten(3, 4).flatten(0, 2).transpose(1, 2)
+    v = v.flatten(3, 4).flatten(0, 2).transpose(1, 2)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale).transpose(1, 2)
+
+
+def _prefers_matrices(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
+    """Whether matrices of scores are faster than SDPA: on a CPU with a bias, and in training with small windows."""
+    if not is_eager(q) or q.device.type != "cpu" or q.dtype not in (torch.float32, torch.float64):
+        return False
+    if bias is not None:
+        return True
+    learned = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    return learned and q.shape[3] * q.shape[4] <= _FEW_TOKENS
+
+
+def _matrices(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """`_flash` by two products of matrices."""
+    wh, ww, heads, head_dim = q.shape[3:]
+    q, k, v = (x.permute(0, 1, 2, 5, 3, 4, 6).reshape(-1, wh * ww, head_dim) for x in (q, k, v))
+    scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=scale).unflatten(0, (-1, heads))
+    if bias is not None:
+        scores += bias  # in place: no gradient needs what was there before
+    out = scores.softmax(-1).flatten(0, 1) @ v
+    return out.unflatten(0, (-1, heads)).transpose(1, 2)
+
+
+def position_bias(table: Tensor, window: tuple[int, int]) -> Tensor:
+    """(heads, 2 wh - 1, 2 ww - 1) -> (heads, T, T), rows are queries: without a table of indices."""
+    wh, ww = window
+    windows = table.unfold(1, wh, 1).unfold(2, ww, 1)  # (heads, wh, ww, wh, ww), the first window is the last query's
+    return windows.flip(1, 2).reshape(-1, wh * ww, wh * ww)

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
-from vertebra.kernels.window_attention import window_attention
+from torch import Tensor, nn
+from vertebra.kernels.window_attention import eager, window_attention
 
 HEADS, HEAD_DIM = 2, 4
 
@@ -50,8 +50,110 @@ def test_eager_is_the_reference_and_so_are_its_gradients(
     for backend in ("eager", "reference"):
         out = window_attention(*tensors, window, partition, backend=backend, **keywords)
         weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape)
-        results.append([out, *torch.autograd.grad((out * weights).sum(), learned, allow_unused=True)])
+        results.append([out, *torch.autograd.grad((out * weights).sum(), learned, materialize_grads=True)])
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("at_once", [1, 500, 3000, 10**6])  # one window, some columns, some rows, all images
+@pytest.mark.parametrize(("window", "size", "partition", "names"), CASES)
+@torch.no_grad()
+def test_eager_is_the_reference_however_few_windows_are_cut_at_once(
+    window: tuple[int, int],
+    size: tuple[int, int],
+    partition: str,
+    names: str,
+    at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(eager, "_CUT_AT_ONCE", at_once)
+    tensors, keywords = qkv(*size), options(window, names)
+    fast, plain = (
+        window_attention(*tensors, window, partition, backend=backend, **keywords) for backend in ("eager", "reference")
+    )
+    torch.testing.assert_close(fast, plain)
+
+
+@pytest.mark.parametrize("layout", ["apart", "other order", "heads last", "a gap"])
+@torch.no_grad()
+def test_q_k_and_v_may_lie_anywhere_in_memory(layout: str) -> None:
+    q, k, v = qkv(6, 4)
+    if layout == "apart":
+        q, k, v = q.clone(), k.clone(), v.clone()
+    elif layout == "other order":
+        q, k, v = v, q, k
+    elif layout == "heads last":
+        q, k, v = (x.transpose(3, 4).contiguous().transpose(3, 4) for x in (q, k, v))
+    else:
+        q, k, v = torch.randn(2, 6, 4, 7, HEADS, HEAD_DIM, dtype=torch.float64)[:, :, :, ::3].unbind(3)
+    fast, plain = (window_attention(q, k, v, (3, 2), backend=backend) for backend in ("eager", "reference"))
+    torch.testing.assert_close(fast, plain)
+
+
+@pytest.mark.parametrize("names", ["", "bp", "ol"])
+@pytest.mark.parametrize("batch", [0, 1])
+def test_batches_of_one_and_none_keep_their_shape(names: str, batch: int) -> None:
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            out = window_attention(*qkv(7, 5, batch), (3, 2), **options((3, 2), names))
+        assert out.shape == (batch, 7, 5, HEADS * HEAD_DIM)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("names", ["", "bp", "ol"])
+def test_scores_beyond_16_bits_neither_overflow_nor_lose_the_sum(dtype: torch.dtype, names: str) -> None:
+    tensors, keywords = qkv(14, 14), options((7, 7), names)
+    small = [x.detach().to(dtype).requires_grad_() for x in tensors]
+    fewer = {key: value.to(dtype) if isinstance(value, Tensor) else value for key, value in keywords.items()}
+    exact = window_attention(
+        *(x.double() for x in small),
+        (7, 7),
+        scale=30.0,
+        **{key: value.double() if isinstance(value, Tensor) else value for key, value in fewer.items()},
+    )
+    out = window_attention(*small, (7, 7), scale=30.0, **fewer)
+    torch.testing.assert_close(out.double(), exact, rtol=0, atol=0.05 if dtype == torch.bfloat16 else 0.01)
+    assert all(x.isfinite().all() for x in torch.autograd.grad(out.float().sum(), small))
+
+
+class Projected(nn.Module):
+    """A projection and its attention, as a model calls it."""
+
+    def __init__(self, partition: str) -> None:
+        super().__init__()
+        self.partition = partition
+        self.qkv = nn.Linear(HEADS * HEAD_DIM, 3 * HEADS * HEAD_DIM)
+        self.table = nn.Parameter(torch.randn(HEADS, 5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(3, (3, 2, 4)).unbind(3)
+        pad = self.qkv.bias.reshape(3, 2, 4)
+        return window_attention(q, k, v, (3, 2), self.partition, bias_table=self.table, pad=pad, pad_offset=(1, 0))
+
+
+SIZES = [(1, 5, 9), (3, 2, 2), (1, 2, 1), (2, 6, 8)]
+
+
+@pytest.mark.parametrize("partition", ["block", "grid"])
+@pytest.mark.parametrize("taken_from", [(2, 2, 2), (2, 5, 4)])  # one window; several
+@torch.no_grad()
+def test_an_exported_program_takes_any_number_of_windows(partition: str, taken_from: tuple[int, ...]) -> None:
+    model = Projected(partition)
+    free = dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)
+    x = torch.randn(*taken_from, HEADS * HEAD_DIM)
+    program = torch.export.export(model, (x,), dynamic_shapes=(free,)).module()
+    for size in SIZES:
+        x = torch.randn(*size, HEADS * HEAD_DIM)
+        torch.testing.assert_close(program(x), model(x))
+
+
+@pytest.mark.parametrize("partition", ["block", "grid"])
+@torch.no_grad()
+def test_a_script_gives_the_same(partition: str) -> None:
+    model = Projected(partition)
+    scripted = torch.jit.script(model)
+    for size in SIZES:
+        x = torch.randn(*size, HEADS * HEAD_DIM)
+        torch.testing.assert_close(scripted(x), model(x))
 
 
 @pytest.mark.parametrize("partition", ["block", "grid"])
