@@ -103,7 +103,6 @@ def _check_divides(x: Tensor, n_win: int) -> None:
         )
 
 
-@register_notrace_module
 class RoutedAttention(nn.Module):
     """Attention of each region to the `top_k` regions whose mean key fits its mean query best, plus a convolution of v.
 
@@ -138,6 +137,9 @@ class RoutedAttention(nn.Module):
         """Tokens (B, H, W, 3 C) to those of the routed regions: (B, H, W, C)."""
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(3)
         return routing_attention(q, k, v, index, self.scale, regions)
+
+
+register_notrace_module(RoutedAttention)  # as a decorator it would hide the class from type checkers
 
 
 @register_notrace_module
@@ -272,10 +274,13 @@ def _downsample(chans: int, dim: int, stage: int, swin_layout: bool, **dd: Any) 
         size = 2 if stage else 4
         conv, norm = nn.Conv2d(chans, dim, size, size, **dd), nn.BatchNorm2d(chans if stage else dim, **dd)
         return nn.Sequential(OrderedDict(norm=norm, conv=conv) if stage else OrderedDict(conv=conv, norm=norm))
-    half = dim // 2
-    stem = OrderedDict(conv0=nn.Conv2d(chans, half, 3, 2, 1, **dd), norm0=nn.BatchNorm2d(half, **dd), act=nn.GELU())
-    conv, norm = nn.Conv2d(chans if stage else half, dim, 3, 2, 1, **dd), nn.BatchNorm2d(dim, **dd)
-    return nn.Sequential((OrderedDict() if stage else stem) | OrderedDict(conv=conv, norm=norm))
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    if stage == 0:
+        half = dim // 2
+        parts.update(conv0=nn.Conv2d(chans, half, 3, 2, 1, **dd), norm0=nn.BatchNorm2d(half, **dd), act=nn.GELU())
+        chans = half
+    parts.update(conv=nn.Conv2d(chans, dim, 3, 2, 1, **dd), norm=nn.BatchNorm2d(dim, **dd))
+    return nn.Sequential(parts)
 
 
 def checkpoint_filter_fn(checkpoint: Mapping[str, Any], model: BiFormer) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ def _gathered_in_parts(
     regions, keys, values = _regions(q, rows, columns), _regions(k, rows, columns), _regions(v, rows, columns)
     index = _flat(index)
     out = torch.empty_like(regions)
-    step = _PART // (2 * index.shape[1] * regions[:1].nbytes) + 1
+    step = _PART // (2 * index.shape[1] * math.prod(regions.shape[1:]) * regions.element_size()) + 1
     for start in range(0, len(index), step):
         part = slice(start, start + step)
         out[part] = _attend(regions[part], keys, values, index[part], scale)

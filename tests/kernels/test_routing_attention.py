@@ -105,11 +105,13 @@ def test_regions_are_square_and_the_scale_that_of_a_head_unless_said_otherwise(b
     assert torch.equal(routing_attention(*tensors, index, backend=backend), explicit)
 
 
+@pytest.mark.parametrize("learns", [False, True])
 @pytest.mark.parametrize("size", [(4, 4), (28, 28)])
 @pytest.mark.parametrize("backend", ["eager", "reference"])
-def test_an_empty_batch_gives_an_empty_map(size: tuple[int, int], backend: str) -> None:
+def test_an_empty_batch_gives_an_empty_map(size: tuple[int, int], backend: str, learns: bool) -> None:
     tensors, index = drawn(size, (2, 2), 1, batch=0)
-    assert routing_attention(*tensors, index, backend=backend).shape == (0, *size, HEADS * HEAD_DIM)
+    with torch.set_grad_enabled(learns):
+        assert routing_attention(*tensors, index, backend=backend).shape == (0, *size, HEADS * HEAD_DIM)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
