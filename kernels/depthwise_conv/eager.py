@@ -25,10 +25,19 @@ def depthwise_conv(
     """See `vertebra.kernels.depthwise_conv`."""
     out = _conv(x, weight, bias, dilation)
     if activation is not None:
-        out = functional.gelu(out)
+        out = _gelu(out)
     if gate is not None:
         out = out * gate
     return out if residual is None else residual + out
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """The activation of a fresh tensor: in its place where no gradient needs what was there."""
+    if torch.jit.is_scripting():
+        return functional.gelu(x)
+    if is_eager(x) and not x.requires_grad:
+        return torch.ops.aten.gelu_(x)
+    return functional.gelu(x)
 
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
