@@ -344,5 +344,6 @@ def build(
         **kwargs,
     )
     if weights is not None:
-        model.pretrained_cfg["state_dict"] = None
+        described: Any = model.pretrained_cfg
+        described["state_dict"] = None
     return model

@@ -88,7 +88,7 @@ def _crop(x: Tensor, height: int, width: int) -> Tensor:
     """The top left of a map (B, H', W', C): (B, height, width, C)."""
     if torch.jit.is_scripting():
         return x[:, :height, :width]
-    if torch.compiler.is_exporting():  # a slice would tell sizes that it changes from others
+    if torch.compiler.is_compiling():  # to which a slice of everything is another thing than a slice
         rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
         return x.index_select(1, rows).index_select(2, columns)
     return x[:, :height, :width]

@@ -77,8 +77,25 @@ def _pool_by_matrices(x: Tensor, rows: int, columns: int) -> Tensor:
     return (_averages(width, columns, x) @ x).flatten(1, 2)
 
 
+class Attention(nn.Module):
+    """What both kinds of attention hold: how sharp each head looks, what it looks for, and where."""
+
+    def __init__(self, dim: int, heads: int, bias: PositionBias, **dd: Any) -> None:
+        super().__init__()
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.empty(heads, 1, 1, **dd))
+        self.query_embedding = nn.Parameter(torch.empty(heads, 1, dim // heads, **dd))
+        self.cpb = bias
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    def init_tables(self) -> None:
+        """Fill the parameters that are no layer's."""
+        nn.init.constant_(self.temperature, TEMPERATURE)
+        trunc_normal_(self.query_embedding, std=0.02)
+
+
 @register_notrace_module
-class FovealAttention(nn.Module):
+class FovealAttention(Attention):
     """Attention of each pixel to its nine neighbours and to the whole map, pooled: (B, H, W, C) -> (B, H, W, C).
 
     Args:
@@ -90,12 +107,9 @@ class FovealAttention(nn.Module):
     """
 
     def __init__(self, dim: int, heads: int, ratio: int, fixed: int, bias: PositionBias, **dd: Any) -> None:
-        super().__init__()
-        self.heads = heads
+        super().__init__(dim, heads, bias, **dd)
         self.ratio = ratio
         self.fixed = fixed
-        self.temperature = nn.Parameter(torch.empty(heads, 1, 1, **dd))
-        self.query_embedding = nn.Parameter(torch.empty(heads, 1, dim // heads, **dd))
         self.relative_pos_bias_local = nn.Parameter(torch.empty(heads, 9, **dd))
         self.learnable_tokens = nn.Parameter(torch.empty(heads, dim // heads, 9, **dd))
         self.learnable_bias = nn.Parameter(torch.empty(heads, 1, 9, **dd))
@@ -104,12 +118,9 @@ class FovealAttention(nn.Module):
         self.sr = nn.Conv2d(dim, dim, 1, **dd)
         self.act = nn.GELU()
         self.norm = nn.LayerNorm(dim, eps=1e-5, **dd)
-        self.cpb = bias
-        self.proj = nn.Linear(dim, dim, **dd)
 
     def init_tables(self) -> None:
-        nn.init.constant_(self.temperature, TEMPERATURE)
-        trunc_normal_(self.query_embedding, std=0.02)
+        super().init_tables()
         trunc_normal_(self.relative_pos_bias_local, std=0.0004)
         trunc_normal_(self.learnable_tokens, std=0.02)
         nn.init.zeros_(self.learnable_bias)
@@ -154,21 +165,12 @@ class FovealAttention(nn.Module):
 
 
 @register_notrace_module
-class CosineAttention(nn.Module):
+class CosineAttention(Attention):
     """Attention of each pixel to every other: (B, H, W, C) -> (B, H, W, C)."""
 
     def __init__(self, dim: int, heads: int, bias: PositionBias, **dd: Any) -> None:
-        super().__init__()
-        self.heads = heads
-        self.temperature = nn.Parameter(torch.empty(heads, 1, 1, **dd))
-        self.query_embedding = nn.Parameter(torch.empty(heads, 1, dim // heads, **dd))
+        super().__init__(dim, heads, bias, **dd)
         self.qkv = nn.Linear(dim, 3 * dim, **dd)
-        self.cpb = bias
-        self.proj = nn.Linear(dim, dim, **dd)
-
-    def init_tables(self) -> None:
-        nn.init.constant_(self.temperature, TEMPERATURE)
-        trunc_normal_(self.query_embedding, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
@@ -197,11 +199,14 @@ class ConvGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self.fc2(self._gated(x, 0, self.hidden))
-        step = self.hidden
-        if is_eager(x) and not torch.is_grad_enabled():
-            step = max(64, _PIECE // max(1, x.shape[0] * x.shape[1] * x.shape[2]) // 16 * 16)
-        if step >= self.hidden:
+        if torch.is_grad_enabled() or not is_eager(x):
             return self.fc2(self._gated(x, 0, self.hidden))
+        return self._in_pieces(x)
+
+    @torch.jit.unused
+    def _in_pieces(self, x: Tensor) -> Tensor:
+        """So many hidden channels at a time that they stay in the cache."""
+        step = min(self.hidden, max(64, _PIECE // max(1, x[..., 0].numel()) // 16 * 16))
         out = wide(functional.linear(self._gated(x, 0, step), self.fc2.weight[:, :step], self.fc2.bias))
         for start in range(step, self.hidden, step):
             end = min(start + step, self.hidden)
@@ -213,8 +218,11 @@ class ConvGLU(nn.Module):
         weight, bias, half = self.fc1.weight, self.fc1.bias, self.hidden
         gate = functional.linear(x, weight[start:end], bias[start:end]).permute(0, 3, 1, 2)
         value = functional.linear(x, weight[half + start : half + end], bias[half + start : half + end])
-        weight, bias = self.dwconv.weight[start:end], self.dwconv.bias[start:end]
-        return depthwise_conv(gate, weight, bias, activation="gelu", gate=value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        value = value.permute(0, 3, 1, 2)
+        weight, bias = self.dwconv.weight, self.dwconv.bias
+        assert bias is not None  # scripts do not know
+        out = depthwise_conv(gate, weight[start:end], bias[start:end], activation="gelu", gate=value)
+        return out.permute(0, 2, 3, 1)
 
 
 class Block(nn.Module):
@@ -307,7 +315,7 @@ class TransNeXt(Pyramid):
         super()._init_weights(module)
         if isinstance(module, nn.Conv2d):
             init_conv_fan_out_(module)
-        elif isinstance(module, FovealAttention | CosineAttention):
+        elif isinstance(module, Attention):
             module.init_tables()
 
     @torch.jit.ignore()

@@ -32,8 +32,8 @@ def routing_attention(
             return _masked(q, k, v, index, scale, rows, columns)
         if not learns:
             return _gathered_in_parts(q, k, v, index, scale, rows, columns)
-    if torch.compiler.is_exporting():
-        return _exported(q, k, v, index, scale, rows, columns)
+    if torch.compiler.is_compiling():
+        return _by_number(q, k, v, index, scale, rows, columns)
     return _gathered(q, k, v, index, scale, rows, columns)
 
 
@@ -89,8 +89,8 @@ def _gathered_in_parts(
     return _map(out, q, rows, columns)
 
 
-def _exported(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None, rows: int, columns: int) -> Tensor:
-    """The same without a dimension that can be 1, the side of a region: an export would be fixed to sizes that have it.
+def _by_number(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None, rows: int, columns: int) -> Tensor:
+    """The same without a dimension that can be 1, the side of a region: compilers tell 1 from other numbers.
 
     Tokens are found by number, and each region carries one more, a copy that a mask hides.
     """

@@ -99,8 +99,8 @@ def _by_parts(
     places = _cut(out, wh, ww, grid)
     packed = _packed(q, k, v)
     for part in _parts(batch, rows, columns, fit):
-        qkv = (q[part], k[part], v[part]) if packed is None else packed[part].contiguous().unbind(5)
-        places[part] = _attend(*qkv, scale, bias, lepe_weight, lepe_bias)
+        a, b, c = (q[part], k[part], v[part]) if packed is None else packed[part].contiguous().unbind(5)
+        places[part] = _attend(a, b, c, scale, bias, lepe_weight, lepe_bias)
     return out.flatten(3)
 
 
