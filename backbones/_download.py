@@ -32,12 +32,13 @@ def published_weights(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -
         UserError: the file cannot be had, is truncated, is no checkpoint, or has another hash than it should. A file
             that is damaged is removed from the cache.
     """
-    if not cfg.url or cfg.state_dict or cfg.file or cfg.hf_hub_id:
+    url = cfg.url
+    if not url or cfg.state_dict or cfg.file or cfg.hf_hub_id:
         return None
     folder = Path(cache_dir or Path(torch.hub.get_dir()) / "checkpoints").expanduser()
-    path = folder / Path(unquote(urlparse(cfg.url).path)).name
+    path = folder / Path(unquote(urlparse(url).path)).name
     if not path.exists():
-        _fetch(cfg.url, path)
+        _fetch(url, path)
     _check_hash(path, cfg)
     try:
         return read_checkpoint(path)
