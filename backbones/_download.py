@@ -32,7 +32,7 @@ def published_weights(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -
         UserError: the file cannot be had, is truncated, is no checkpoint, or has another hash than it should. A file
             that is damaged is removed from the cache.
     """
-    url = cfg.url
+    url: Any = cfg.url  # timm allows pairs too, for other loaders
     if not url or cfg.state_dict or cfg.file or cfg.hf_hub_id:
         return None
     folder = Path(cache_dir or Path(torch.hub.get_dir()) / "checkpoints").expanduser()
