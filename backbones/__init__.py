@@ -1,10 +1,23 @@
 """The families. Importing this package registers every one of them with timm."""
 
-from . import biformer, cswin, l2vit, litv2, transnext, van
+from . import biformer, cswin, davit_fused, l2vit, litv2, maxvit_fused, shvit_fused, transnext, van
+from ._fused import fuse_attention
 
-__all__ = ["biformer", "cswin", "l2vit", "litv2", "model_names", "transnext", "van"]
+__all__ = [
+    "biformer",
+    "cswin",
+    "davit_fused",
+    "fuse_attention",
+    "l2vit",
+    "litv2",
+    "maxvit_fused",
+    "model_names",
+    "shvit_fused",
+    "transnext",
+    "van",
+]
 
-_FAMILIES = (van, biformer, transnext, litv2, cswin, l2vit)
+_FAMILIES = (van, biformer, transnext, litv2, cswin, l2vit, davit_fused, maxvit_fused, shvit_fused)
 
 
 def model_names() -> list[str]:

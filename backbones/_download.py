@@ -38,7 +38,7 @@ def published_weights(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -
     folder = Path(cache_dir or Path(torch.hub.get_dir()) / "checkpoints").expanduser()
     path = folder / Path(unquote(urlparse(url).path)).name
     if not path.exists():
-        _fetch(url, path)
+        _fetch(url, path, cfg.architecture)
     _check_hash(path, cfg)
     try:
         return read_checkpoint(path)
@@ -49,12 +49,13 @@ def published_weights(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -
         raise UserError(f"the download of {cfg.url} is broken and was removed, try again: {error}") from error
 
 
-def _fetch(url: str, path: Path) -> None:
+def _fetch(url: str, path: Path, name: str | None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=False)
     except (OSError, ValueError) as error:  # urllib's errors are OSErrors
-        raise UserError(f"{url} cannot be downloaded: {getattr(error, 'reason', None) or error}") from error
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"the published weights of {name} cannot be had: {url}: {reason}") from error
 
 
 def _check_hash(path: Path, cfg: PretrainedCfg) -> None:

@@ -8,7 +8,7 @@ classes lack of the interface that every model here has.
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from timm.layers import ClassifierHead, NormMlpClassifierHead
@@ -77,11 +77,21 @@ def swap_modules(model: nn.Module) -> None:
             module.__class__ = swap.fused
 
 
+def prepare_network(model: Any) -> bool:
+    """For `fused_form_of`: say on a network, where every model here says it, that its stages are checkpointed."""
+    model.grad_checkpointing = any(stage.grad_checkpointing for stage in model.stages)
+    return True
+
+
 class FusedNetwork(nn.Module):
     """timm's interface as `Pyramid` has it, over a network of timm: comes before timm's class among the bases.
 
     The family says what it has before and behind its stages: `_embed` and `_final_norm`.
     """
+
+    if TYPE_CHECKING:  # what timm's class brings
+        stages: nn.Sequential
+        forward_head: Callable[..., Tensor]
 
     __constants__ = ("first_stage",)
     first_stage = 0  # its number among the maps: 1 where the stem's map is the first

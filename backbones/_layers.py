@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from timm.layers import DropPath
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
@@ -44,3 +45,37 @@ class TokenConv(nn.Conv2d):
         added = None if residual is None else residual.permute(0, 3, 1, 2)
         out = depthwise_conv(x.permute(0, 3, 1, 2), self.weight, self.bias, residual=added)
         return out.permute(0, 2, 3, 1)
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each behind a norm and added to its input: (B, H, W, C) -> (B, H, W, C).
+
+    Args:
+        dim: channels.
+        attn, mlp: (B, H, W, C) -> (B, H, W, C).
+        drop_path: how often training skips one of them for an image.
+        eps: of both norms.
+    """
+
+    def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, drop_path: float, eps: float, **dd: Any) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps, **dd)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim, eps=eps, **dd)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def is_plain(*layers: nn.Module) -> bool:
+    """Whether layers are PyTorch's own and unwatched, so that their weights may be used without calling them.
+
+    An adapter, a quantised layer, a mask or a hook in their place must be called as a module.
+    """
+    return all(type(layer) in _PLAIN and not (layer._forward_hooks or layer._forward_pre_hooks) for layer in layers)
+
+
+_PLAIN = (nn.Linear, nn.Conv2d, nn.GELU, DepthwiseConv, TokenConv)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ..kernels._kept import kept
 from ..kernels._layout import is_eager
+from ._layers import is_plain
 
 _PIECE = 2**19  # hidden values written out at once
 
@@ -95,6 +96,16 @@ class PositionBias(nn.Module):
         return kept(x, _axis, queries, keys, self.unit, x.device)
 
     def _evaluate(self, down: Tensor, across: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._by_weights(down, across)
+        return self._by_weights(down, across) if is_plain(self.fc1, self.fc2) else self._by_modules(down, across)
+
+    @torch.jit.unused
+    def _by_modules(self, down: Tensor, across: Tensor) -> Tensor:
+        pairs = torch.stack(torch.broadcast_tensors(down[:, None], across), -1).to(self.fc1.weight.dtype)
+        return self.fc2(functional.relu(self.fc1(pairs))).permute(2, 0, 1)
+
+    def _by_weights(self, down: Tensor, across: Tensor) -> Tensor:
         down = self.fc1.weight[:, :1] * down + self.fc1.bias.unsqueeze(1)  # (512, Th)
         across = self.fc1.weight[:, 1:] * across  # (512, Tw)
         return self._second_layer(down, across) + self.fc2.bias[:, None, None]

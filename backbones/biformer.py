@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers import Mlp
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,7 +32,7 @@ from ..kernels.routing_attention import routing_attention
 from ._checkpoint import find_weights
 from ._errors import UserError
 from ._keys import convert_keys
-from ._layers import TokenConv
+from ._layers import Block, TokenConv
 from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, weights_cfg
 
 __all__ = ["BiFormer"]
@@ -193,21 +193,15 @@ class GlobalAttention(nn.Module):
         return self.proj(self.lepe(qkv.chunk(3, -1)[2] if self.lepe_of_v else x, out))
 
 
-class Block(nn.Module):
-    """Where a token is, attention, then an MLP, each added to what it saw: (B, H, W, C) -> (B, H, W, C)."""
+class PositionedBlock(Block):
+    """A block that first adds where each token is: (B, H, W, C) -> (B, H, W, C)."""
 
-    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, drop_path: float, pos_embed: bool, **dd: Any) -> None:
-        super().__init__()
-        self.pos_embed = TokenConv(dim, 3, **dd) if pos_embed else None
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.attn = attn
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.mlp = Mlp(dim, dim * mlp_ratio, **dd)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+    def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, drop_path: float, eps: float, **dd: Any) -> None:
+        super().__init__(dim, attn, mlp, drop_path, eps, **dd)
+        self.pos_embed = TokenConv(dim, 3, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pos_embed is not None:
-            x = self.pos_embed(x, x)
+        x = self.pos_embed(x, x)
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -245,16 +239,18 @@ class BiFormer(Pyramid):
         dtype: torch.dtype | None = None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
-        if n_win < 1:
-            raise UserError(f"n_win is {n_win}; it takes a number of regions a side, 1 or more")
+        if type(n_win) is not int or n_win < 1:
+            raise UserError(f"n_win is {n_win!r}; it takes a whole number of regions a side, 1 or more")
         rates = drop_path_ramp(drop_path_rate, depths)
         routed = FlooredRoutedAttention if floored else RoutedAttention
+        block = Block if swin_layout else PositionedBlock
         stages = []
         for i, (chans, dim) in enumerate(pairwise((in_chans, *dims))):
             blocks = []
             for rate in rates[i]:
                 attn = routed(dim, _TOP_K[i], n_win, auto_pad, **dd) if i < 3 else GlobalAttention(dim, floored, **dd)
-                blocks.append(Block(dim, attn, mlp_ratio, rate, pos_embed=not swin_layout, **dd))
+                mlp = Mlp(dim, dim * mlp_ratio, **dd)
+                blocks.append(block(dim, attn, mlp, rate, eps=1e-6, **dd))
             stages.append(TokenStage(_downsample(chans, dim, i, swin_layout, **dd), blocks))
         super().__init__(
             stages,

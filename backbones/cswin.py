@@ -18,12 +18,14 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerNorm2d, Mlp
+from timm.layers import LayerNorm2d, Mlp
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 
+from ..kernels._layout import missing
 from ..kernels.window_attention import window_attention
 from ._keys import convert_keys
+from ._layers import Block
 from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, weights_cfg
 
 __all__ = ["CSWin"]
@@ -60,7 +62,7 @@ class CrossAttention(nn.Module):
             k[:, :, :, :half],
             v[:, :, :, :half],
             (height, stripe),
-            pad_offset=(0, -width % stripe // 2),
+            pad_offset=(0, missing(width, stripe) // 2),
             lepe_weight=self.lepe[0].weight,
             lepe_bias=self.lepe[0].bias,
         )
@@ -69,7 +71,7 @@ class CrossAttention(nn.Module):
             k[:, :, :, half:],
             v[:, :, :, half:],
             (stripe, width),
-            pad_offset=(-height % stripe // 2, 0),
+            pad_offset=(missing(height, stripe) // 2, 0),
             lepe_weight=self.lepe[1].weight,
             lepe_bias=self.lepe[1].bias,
         )
@@ -92,22 +94,6 @@ class MapAttention(nn.Module):
         q, k, v = self.qkv(x).reshape(batch, height, width, 3, self.heads, dim // self.heads).unbind(3)
         lepe = self.lepe[0]
         return self.proj(window_attention(q, k, v, (height, width), lepe_weight=lepe.weight, lepe_bias=lepe.bias))
-
-
-class Block(nn.Module):
-    """Attention, then an MLP, each behind a norm and added to its input: (B, H, W, C) -> (B, H, W, C)."""
-
-    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, drop_path: float, **dd: Any) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=EPS, **dd)
-        self.attn = attn
-        self.norm2 = nn.LayerNorm(dim, eps=EPS, **dd)
-        self.mlp = Mlp(dim, dim * mlp_ratio, **dd)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class CSWin(Pyramid):
@@ -151,7 +137,7 @@ class CSWin(Pyramid):
                 attn = (
                     MapAttention(here, heads[i], **dd) if i == 3 else CrossAttention(here, heads[i], stripes[i], **dd)
                 )
-                blocks.append(Block(here, attn, mlp_ratio, rate, **dd))
+                blocks.append(Block(here, attn, Mlp(here, here * mlp_ratio, **dd), rate, EPS, **dd))
             stages.append(TokenStage(downsample, blocks))
         super().__init__(
             stages,

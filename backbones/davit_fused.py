@@ -12,7 +12,7 @@ Kernel   window_attention, channel_attention, depthwise_conv
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models import davit, register_model, register_notrace_module
@@ -123,6 +123,16 @@ def _prepare_block(block: davit.SpatialBlock | davit.ChannelBlock) -> bool:
 
 class _Block(nn.Module):
     """Attention, then an MLP, each behind a position encoding: (B, C, H, W) -> (B, C, H, W)."""
+
+    if TYPE_CHECKING:  # what timm's classes bring
+        cpe1: nn.Module
+        norm1: nn.Module
+        attn: nn.Module
+        drop_path1: nn.Module
+        cpe2: nn.Module
+        norm2: nn.Module
+        mlp: nn.Module
+        drop_path2: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.cpe1(x).permute(0, 2, 3, 1).contiguous()  # (B, H, W, C): on a CPU a view, see `prepare_image`

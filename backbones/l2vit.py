@@ -17,7 +17,7 @@ from timm.layers import DropPath, LayerNorm2d, Mlp, trunc_normal_
 from timm.models import generate_default_cfgs, register_model, register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
-from ..kernels._layout import pad_map
+from ..kernels._layout import fill_map
 from ..kernels.linear_attention import linear_attention
 from ..kernels.window_attention import window_attention
 from ._keys import convert_keys
@@ -132,7 +132,7 @@ class Stem(nn.Module):
         self.norm = LayerNorm2d(dim, eps=1e-5, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm1(self.conv1(_pad_to(x, 4))).relu_()
+        x = self.norm1(self.conv1(_fill(x, 4))).relu_()
         return self.norm(self.norm2(self.conv2(x)))
 
 
@@ -145,17 +145,13 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(chans, dim, 2, stride=2, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(_pad_to(self.norm(x), 2))
+        return self.conv(_fill(self.norm(x), 2))
 
 
 @register_notrace_function
-def _pad_to(x: Tensor, multiple: int) -> Tensor:
+def _fill(x: Tensor, multiple: int) -> Tensor:
     """Zeros at the bottom and right of a map (B, C, H, W), to sides that are multiples of a number."""
-    height, width = x.shape[2], x.shape[3]
-    # not `-height % multiple`: compilers work with these sizes as formulas, and this one becomes simple again
-    bottom = (height + multiple - 1) // multiple * multiple - height
-    right = (width + multiple - 1) // multiple * multiple - width
-    return pad_map(x.permute(0, 2, 3, 1), 0, bottom, 0, right).permute(0, 3, 1, 2)
+    return fill_map(x.permute(0, 2, 3, 1), multiple).permute(0, 3, 1, 2)
 
 
 class L2ViT(Pyramid):

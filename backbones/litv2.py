@@ -29,12 +29,12 @@ from torch.nn import functional
 from torchvision.ops import deform_conv2d
 
 from ..kernels import dispatch
-from ..kernels._layout import is_eager, pad_map
+from ..kernels._layout import fill_map, is_eager
 from ..kernels.global_attention import global_attention
 from ..kernels.window_attention import window_attention
 from ._errors import UserError
 from ._keys import convert_keys
-from ._layers import TokenConv
+from ._layers import Block, TokenConv, is_plain
 from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
 __all__ = ["LITv2"]
@@ -46,16 +46,6 @@ MLP_RATIO = 4
 CACHED = 2**20  # numbers that stay in a CPU's cache from one layer to the next
 
 
-def _fill(x: Tensor, side: int) -> Tensor:
-    """Zeros below and on the right of a map (B, H, W, C), up to whole squares of `side` pixels.
-
-    What is missing stands here as a difference, because graphs can then tell that the new size is a multiple of `side`.
-    """
-    height, width = x.shape[1], x.shape[2]
-    below, right = (height + side - 1) // side * side - height, (width + side - 1) // side * side - width
-    return pad_map(x, 0, below, 0, right)
-
-
 @register_notrace_module
 class PatchConv(nn.Conv2d):
     """Patches of 4 x 4 pixels, of an image filled up with zeros: (B, C_in, H, W) -> (B, C, ceil(H/4), ceil(W/4))."""
@@ -64,7 +54,7 @@ class PatchConv(nn.Conv2d):
         super().__init__(in_chans, dim, 4, stride=4, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _fill(x.permute(0, 2, 3, 1), 4).permute(0, 3, 1, 2)
+        x = fill_map(x.permute(0, 2, 3, 1), 4).permute(0, 3, 1, 2)
         return self._conv_forward(x, self.weight, self.bias)
 
 
@@ -221,7 +211,7 @@ class HiLo(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1], x.shape[2]
-        filled = _fill(x, self.window)
+        filled = fill_map(x, self.window)
         low = self.lo(x, filled)
         if self.hi is None:
             return low
@@ -246,34 +236,33 @@ class Mlp(nn.Module):
             return self._run(x)
         if is_eager(x) and x.device.type == "cpu" and not torch.is_grad_enabled():
             pieces = x.numel() * MLP_RATIO // CACHED
-            if pieces > 1 and not self._is_watched():
+            if pieces > 1 and is_plain(self.fc1, self.dwconv, self.act, self.fc2):
                 return torch.cat([self._run(part) for part in x.chunk(pieces)])
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.dwconv(self.fc1(x))))
 
-    @torch.jit.unused
-    def _is_watched(self) -> bool:
-        """Whether someone hooked a part: hooks see the whole batch at once."""
-        return any(part._forward_hooks or part._forward_pre_hooks for part in self.children())
 
+class MlpBlock(nn.Module):
+    """An MLP behind a norm, added to its input: (B, H, W, C) -> (B, H, W, C)."""
 
-class Block(nn.Module):
-    """HiLo attention in blocks that have windows, then an MLP, each behind a norm: (B, H, W, C) -> (B, H, W, C)."""
-
-    def __init__(self, dim: int, window: int | None, drop_path: float, **dd: Any) -> None:
+    def __init__(self, dim: int, mlp: nn.Module, drop_path: float, **dd: Any) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=EPS, **dd) if window else None
-        self.attn = HiLo(dim, dim // HEAD_DIM, window, **dd) if window else None
         self.norm2 = nn.LayerNorm(dim, eps=EPS, **dd)
-        self.mlp = Mlp(dim, dim * MLP_RATIO, **dd)
+        self.mlp = mlp
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.attn is not None and self.norm1 is not None:
-            x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def _block(dim: int, window: int | None, drop_path: float, **dd: Any) -> nn.Module:
+    """With HiLo attention where there are windows."""
+    mlp = Mlp(dim, dim * MLP_RATIO, **dd)
+    if window is None:
+        return MlpBlock(dim, mlp, drop_path, **dd)
+    return Block(dim, HiLo(dim, dim // HEAD_DIM, window, **dd), mlp, drop_path, EPS, **dd)
 
 
 class LITv2(Pyramid):
@@ -318,7 +307,7 @@ class LITv2(Pyramid):
             else:
                 conv, norm = PatchConv(in_chans, dim, **dd), LayerNorm2d(dim, eps=EPS, **dd)
                 downsample = nn.Sequential(OrderedDict(conv=conv, norm=norm))
-            stages.append(TokenStage(downsample, [Block(dims[i], window, rate, **dd) for rate in rates[i]]))
+            stages.append(TokenStage(downsample, [_block(dims[i], window, rate, **dd) for rate in rates[i]]))
         super().__init__(
             stages,
             dims,

@@ -24,10 +24,10 @@ from timm.models.maxxvit import MaxxVitCfg
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..kernels._layout import is_eager
+from ..kernels._layout import is_eager, missing
 from ..kernels.window_attention import window_attention
 from ._checkpoint import find_weights
-from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, swap_modules
+from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, prepare_network, swap_modules
 from ._keys import convert_keys
 from ._pyramid import drop_path_ramp
 
@@ -78,17 +78,22 @@ class FusedAttentionCl(maxxvit.AttentionCl):
         return self.proj_drop(self.proj(out))
 
 
-def _prepare_attention(attention: nn.Module) -> bool:
-    """Whether the operator can do what `attention` does; then gives it and its position bias their new classes."""
+def _prepare_attention(*attentions: nn.Module) -> bool:
+    """Whether the operator can do what all of them do; then gives them and their position biases their new classes."""
+    if not all(_is_known(attention) for attention in attentions):
+        return False
+    for attention in attentions:
+        if attention.rel_pos is not None:
+            attention.rel_pos.__class__ = _POSITIONS[type(attention.rel_pos)]
+        attention.__class__ = FusedAttentionCl
+    return True
+
+
+def _is_known(attention: nn.Module) -> bool:
     if type(attention) is not maxxvit.AttentionCl or attention.attn_drop.p:
         return False
     rel_pos = attention.rel_pos
-    if rel_pos is not None:
-        if type(rel_pos) not in _POSITIONS or getattr(rel_pos, "mode", "cr") == "swin":
-            return False
-        rel_pos.__class__ = _POSITIONS[type(rel_pos)]
-    attention.__class__ = FusedAttentionCl
-    return True
+    return rel_pos is None or (type(rel_pos) in _POSITIONS and getattr(rel_pos, "mode", "cr") != "swin")
 
 
 @fused_form_of(maxxvit.PartitionAttentionCl, lambda block: _prepare_attention(block.attn), attends=True)
@@ -99,11 +104,11 @@ class FusedPartitionAttentionCl(maxxvit.PartitionAttentionCl):
         return self.attn(x, self.partition_size, "block" if self.partition_block else "grid")
 
 
-def _prepare_parallel(block: maxxvit.ParallelPartitionAttention) -> bool:
-    return _prepare_attention(block.attn_block) and _prepare_attention(block.attn_grid)
-
-
-@fused_form_of(maxxvit.ParallelPartitionAttention, _prepare_parallel, attends=True)
+@fused_form_of(
+    maxxvit.ParallelPartitionAttention,
+    lambda block: _prepare_attention(block.attn_block, block.attn_grid),
+    attends=True,
+)
 class FusedParallelPartitionAttention(maxxvit.ParallelPartitionAttention):
     """Attention inside windows and on the grid, half of the channels each, then an MLP: on (B, H, W, C)."""
 
@@ -113,19 +118,18 @@ class FusedParallelPartitionAttention(maxxvit.ParallelPartitionAttention):
 
 
 def _missing(x: Tensor) -> tuple[int, int]:
-    """The rows and columns that a map (B, C, H, W) lacks to be even, in a form that exporters can reckon with."""
-    height, width = x.shape[2], x.shape[3]
-    return (height + 1) // 2 * 2 - height, (width + 1) // 2 * 2 - width
+    """The rows and columns that a map (B, C, H, W) lacks to be even."""
+    return missing(x.shape[2], 2), missing(x.shape[3], 2)
 
 
 @register_notrace_module
-class FusedConv2dSame(Conv2dSame):
+class FusedConv2dSame(nn.Conv2d):
     """A convolution that halves the map with TensorFlow's padding, without a branch on its size: (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         below, right = _missing(x)
         x = functional.pad(x, [right, 1, below, 1])
-        return functional.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        return self._conv_forward(x, self.weight, self.bias)
 
 
 class _HalvingPool(nn.AvgPool2d):
@@ -184,7 +188,7 @@ fused_form_of(maxxvit.Stem, _prepare_stem)(maxxvit.Stem)
 fused_form_of(maxxvit.MbConvBlock, _prepare_mbconv)(maxxvit.MbConvBlock)
 
 
-@fused_form_of(maxxvit.MaxxVit)
+@fused_form_of(maxxvit.MaxxVit, prepare_network)
 class FusedMaxxVit(FusedNetwork, maxxvit.MaxxVit):
     """A stem and four stages of blocks, all in windows of `img_size` over 32; the arguments of timm's `MaxxVit`."""
 

@@ -12,7 +12,7 @@ Kernel   global_attention
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.layers import DropPath
@@ -20,7 +20,7 @@ from timm.models import checkpoint_seq, register_model, register_notrace_module,
 from torch import Tensor, nn
 
 from ..kernels.global_attention import global_attention
-from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, swap_modules
+from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, prepare_network, swap_modules
 from ._keys import convert_keys
 from ._pyramid import drop_path_ramp
 
@@ -46,6 +46,9 @@ class FusedSHSA(shvit.SHSA):
 class DropResidual(shvit.Residual):
     """x + drop_path(m(x)): the residual of timm's model, that training skips for some images."""
 
+    if TYPE_CHECKING:
+        drop_path: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:
         return x + self.drop_path(self.m(x))
 
@@ -62,12 +65,7 @@ class FusedStageBlock(shvit.StageBlock):
         return self.blocks(self.downsample(x))
 
 
-def _prepare_network(model: shvit.SHViT) -> bool:
-    model.grad_checkpointing = any(stage.grad_checkpointing for stage in model.stages)
-    return True
-
-
-@fused_form_of(shvit.SHViT, _prepare_network)
+@fused_form_of(shvit.SHViT, prepare_network)
 class FusedSHViT(FusedNetwork, shvit.SHViT):
     """A stem of four convolutions and three stages of blocks; the arguments are those of timm's `SHViT`, and two more.
 

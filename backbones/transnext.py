@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerNorm2d, trunc_normal_
+from timm.layers import LayerNorm2d, trunc_normal_
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,12 +32,14 @@ from ..kernels.global_attention import global_attention
 from ..kernels.neighborhood_pool_attention import neighborhood_pool_attention, position_bias
 from ._errors import UserError
 from ._keys import convert_keys
+from ._layers import Block, is_plain
 from ._position_bias import PositionBias
 from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
 __all__ = ["TransNeXt"]
 
 HEAD_DIM = 24
+EPS = 1e-6  # of the LayerNorms in blocks and behind stages
 _PIECE = 2**21  # hidden values of an MLP written out at once, where no backward pass wants them all
 TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)  # softplus takes it to 1 / 0.24
 
@@ -199,9 +201,16 @@ class ConvGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self.fc2(self._gated(x, 0, self.hidden))
+        if not is_plain(self.fc1, self.dwconv, self.fc2):
+            return self._by_modules(x)
         if torch.is_grad_enabled() or not is_eager(x):
             return self.fc2(self._gated(x, 0, self.hidden))
         return self._in_pieces(x)
+
+    @torch.jit.unused
+    def _by_modules(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).permute(0, 3, 1, 2).chunk(2, 1)
+        return self.fc2((functional.gelu(self.dwconv(gate)) * value).permute(0, 2, 3, 1))
 
     @torch.jit.unused
     def _in_pieces(self, x: Tensor) -> Tensor:
@@ -223,22 +232,6 @@ class ConvGLU(nn.Module):
         assert bias is not None  # scripts do not know
         out = depthwise_conv(gate, weight[start:end], bias[start:end], activation="gelu", gate=value)
         return out.permute(0, 2, 3, 1)
-
-
-class Block(nn.Module):
-    """Attention, then a gated MLP, each behind a norm and added to its input: (B, H, W, C) -> (B, H, W, C)."""
-
-    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, drop_path: float, **dd: Any) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.attn = attn
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.mlp = ConvGLU(dim, 2 * (dim * mlp_ratio) // 3, **dd)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class TransNeXt(Pyramid):
@@ -299,8 +292,9 @@ class TransNeXt(Pyramid):
                     attn = FovealAttention(dim, heads, ratio, fixed, bias, **dd)
                 else:
                     attn = CosineAttention(dim, heads, bias, **dd)
-                blocks.append(Block(dim, attn, mlp_ratios[i], rate, **dd))
-            stages.append(TokenStage(downsample, blocks, nn.LayerNorm(dim, eps=1e-6, **dd)))
+                mlp = ConvGLU(dim, 2 * (dim * mlp_ratios[i]) // 3, **dd)
+                blocks.append(Block(dim, attn, mlp, rate, EPS, **dd))
+            stages.append(TokenStage(downsample, blocks, nn.LayerNorm(dim, eps=EPS, **dd)))
         super().__init__(
             stages,
             dims,
@@ -328,12 +322,12 @@ class TransNeXt(Pyramid):
 def _check_options(position_bias: str, bias_size: int | None, pretrain_size: int, fixed_pool_size: int | None) -> None:
     if position_bias not in ("extrapolation", "interpolation"):
         raise UserError(f"position_bias is {position_bias!r}; it takes 'extrapolation' or 'interpolation'")
-    if pretrain_size < 64:
-        raise UserError(f"pretrain_size is {pretrain_size}; it takes 64 or more: the last map needs two pixels a side")
-    if bias_size is not None and bias_size < 32:
-        raise UserError(f"bias_size is {bias_size}; it takes None, or 32 or more")
-    if fixed_pool_size is not None and fixed_pool_size < 1:
-        raise UserError(f"fixed_pool_size is {fixed_pool_size}; it takes None, or 1 or more")
+    if type(pretrain_size) is not int or pretrain_size < 64:
+        accepted = "it takes a whole number, 64 or more: the last map needs two pixels a side"
+        raise UserError(f"pretrain_size is {pretrain_size!r}; {accepted}")
+    for name, value, least in (("bias_size", bias_size, 32), ("fixed_pool_size", fixed_pool_size, 1)):
+        if value is not None and (type(value) is not int or value < least):
+            raise UserError(f"{name} is {value!r}; it takes None, or a whole number, {least} or more")
 
 
 def checkpoint_filter_fn(checkpoint: Mapping[str, Any], model: TransNeXt) -> dict[str, Tensor]:

@@ -10,6 +10,20 @@ def is_eager(x: Tensor) -> bool:
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy))
 
 
+def missing(side: int, multiple: int) -> int:
+    """What a side lacks to be a multiple of a number: `-side % multiple`, in a form that compilers can simplify.
+
+    To them a side is a formula. With this one the filled side is `(side + multiple - 1) // multiple * multiple`, which
+    they divide by `multiple` at once; a remainder they carry through the whole network.
+    """
+    return (side + multiple - 1) // multiple * multiple - side
+
+
+def fill_map(x: Tensor, multiple: int) -> Tensor:
+    """Zeros below and on the right of a map (B, H, W, ...), up to sides that are multiples of a number."""
+    return pad_map(x, 0, missing(x.shape[1], multiple), 0, missing(x.shape[2], multiple))
+
+
 def pad_map(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
     """Zeros around a map (B, H, W, ...): (B, top + H + bottom, left + W + right, ...).
 

@@ -27,27 +27,6 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-# --- what waits for the fused DaViT, MaxViT and SHViT to be registered, and runs in `make test-all` until then ---
-
-_WAITING = (
-    "test_memory.py::test_stored_",
-    "test_memory.py::test_detection_image_fits_into_its_memory[maxvit_small_tf_224_fused]",
-    "test_claims.py::test_every_claim_was_tried_and_what_was_found_is_stored",
-    "test_list.py::test_stored_count_is_what_counting_gives[biformer_base.in1k]",
-    "test_list.py::test_published_multiply_adds_are_reproduced",
-    "test_list.py::test_cards_have_every_registered_name_and_tag_and_no_other",
-    "test_list.py::test_weights_that_timm_hosts_are_linked_where_it_loads_them_from",
-)
-_COMPILERS = ("_scripted", "_fx_graph", "_compil", "_exported")  # of families that are still made quick to export
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        compiles = "test_contract.py" in item.nodeid and any(part in item.name for part in _COMPILERS)
-        if any(waiting in item.nodeid for waiting in _WAITING) or (compiles and "van_b0" not in item.name):
-            item.add_marker(pytest.mark.all)
-
-
 # --- goldens: what the official implementations answered, in tests/golden ---
 
 _GOLDEN = Path(__file__).parent / "golden"

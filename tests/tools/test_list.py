@@ -135,7 +135,7 @@ def test_default_tag_comes_first(rows: list[tool.Row]) -> None:
     first: dict[str, str] = {}
     for row in rows:
         first.setdefault(row.name, row.tag)
-    assert first == {name: get_pretrained_cfg_value(name, "tag") for name in first}
+    assert first == {name: get_pretrained_cfg_value(name, "tag") or "" for name in first}
 
 
 def test_every_listed_model_has_a_stored_count(rows: list[tool.Row]) -> None:
