@@ -591,12 +591,13 @@ def test_compiling_gives_one_graph_and_a_second_size_at_most_one_more(
 
 def test_a_compiled_model_trains(small: Build, family: str) -> None:
     torch.compiler.reset()
-    model, x = small(family, num_classes=10).train(), image()
+    model, x = small(family, num_classes=10).train(), image(4, 3, 64, 128)
     twin = copy.deepcopy(model)
     torch.compile(model, backend="aot_eager", fullgraph=True)(x).square().sum().backward()
     twin(x).square().sum().backward()
+    largest = max(value.grad.abs().max() for value in twin.parameters())
     for (key, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=key)
+        assert (a.grad - b.grad).abs().max() <= 1e-3 * b.grad.abs().max() + 1e-5 * largest, key
 
 
 @pytest.mark.parametrize("features_only", [False, pytest.param(True, marks=pytest.mark.all)])
@@ -604,6 +605,6 @@ def test_a_compiled_model_trains(small: Build, family: str) -> None:
 def test_an_exported_program_takes_any_batch_height_and_width(small: Build, family: str, features_only: bool) -> None:
     model = small(family, features_only=features_only)
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    program = torch.export.export(model, (image(2, 3, 64, 96),), dynamic_shapes=(free,)).module()
-    for x in (image(3, 3, 96, 64), image(1, 3, 65, 129)):
+    program = torch.export.export(model, (image(2, 3, 128, 192),), dynamic_shapes=(free,)).module()
+    for x in (image(3, 3, 192, 128), image(1, 3, 129, 259)):  # maps of one pixel a side would be fixed
         torch.testing.assert_close(program(x), model(x))
