@@ -1,12 +1,64 @@
 """Small modules that several families use."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from timm.layers import DropPath
+import timm.layers
+import torch
+from timm.layers import BatchNormAct2d, DropPath
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from ..kernels._linear import fuses, linear
 from ..kernels.depthwise_conv import depthwise_conv
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+_TOKENS = 2048  # of an MLP at a time
+
+
+@register_notrace_module
+class Linear(nn.Linear):
+    """A linear layer, in inference on a CPU by oneDNN: (..., C) -> (..., D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+@register_notrace_module
+class Mlp(timm.layers.Mlp):
+    """Two linear layers with a GELU between them: (..., C) -> (..., C).
+
+    timm's, which in inference on a CPU runs some tokens at a time: what is between the layers then stays in the cache,
+    and a large image needs no memory for it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._whole(x)
+        return self._in_pieces(x) if self._can_cut(x) else self._whole(x)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        x = self.drop1(self.act(self.fc1(x)))
+        return self.drop2(self.fc2(self.norm(x)))
+
+    @torch.jit.unused
+    def _can_cut(self, x: Tensor) -> bool:
+        return (
+            not self.training
+            and isinstance(self.fc1, nn.Linear)
+            and fuses(x, self.fc1.weight)
+            and is_plain(self.fc1, self.act, self.norm, self.fc2)
+            and type(self.act) is nn.GELU
+            and self.act.approximate == "none"
+            and type(self.norm) is nn.Identity
+        )
+
+    @torch.jit.unused
+    def _in_pieces(self, x: Tensor) -> Tensor:
+        first, second = self.fc1, self.fc2
+        parts = x.flatten(0, -2).split(_TOKENS)
+        out = [linear(linear(part, first.weight, first.bias, gelu=True), second.weight, second.bias) for part in parts]
+        return (out[0] if len(out) == 1 else torch.cat(out)).view(x.shape)
 
 
 @register_notrace_module
@@ -70,12 +122,27 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+_PLAIN = {nn.Linear, Linear, nn.Conv2d, nn.GELU, nn.Identity, BatchNormAct2d, DepthwiseConv, TokenConv}
+
+
+def quicken(block: nn.Module) -> None:
+    """Give the linear layers and MLPs of a block of timm's the classes that are faster on a CPU."""
+    for part in block.modules():
+        part.__class__ = _QUICK.get(type(part), type(part))
+
+
+_QUICK: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, timm.layers.Mlp: Mlp}
+
+
+def plain_layer(cls: type[ModuleT]) -> type[ModuleT]:
+    """Mark a class of layers as one whose weights say all; see `is_plain`."""
+    _PLAIN.add(cls)
+    return cls
+
+
 def is_plain(*layers: nn.Module) -> bool:
-    """Whether layers are PyTorch's own and unwatched, so that their weights may be used without calling them.
+    """Whether layers are of known classes and unwatched, so that their weights may be used without calling them.
 
     An adapter, a quantised layer, a mask or a hook in their place must be called as a module.
     """
     return all(type(layer) in _PLAIN and not (layer._forward_hooks or layer._forward_pre_hooks) for layer in layers)
-
-
-_PLAIN = (nn.Linear, nn.Conv2d, nn.GELU, DepthwiseConv, TokenConv)

@@ -20,7 +20,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers import Mlp
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,7 +31,7 @@ from ..kernels.routing_attention import routing_attention
 from ._checkpoint import find_weights
 from ._errors import UserError
 from ._keys import convert_keys
-from ._layers import Block, TokenConv
+from ._layers import Block, Linear, Mlp, TokenConv
 from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, weights_cfg
 
 __all__ = ["BiFormer"]
@@ -117,9 +116,9 @@ class RoutedAttention(nn.Module):
         self.top_k = top_k
         self.n_win = n_win
         self.auto_pad = auto_pad
-        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.qkv = Linear(dim, 3 * dim, **dd)
         self.lepe = TokenConv(dim, 5, **dd)
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width, n = x.shape[1], x.shape[2], self.n_win
@@ -180,9 +179,9 @@ class GlobalAttention(nn.Module):
         super().__init__()
         self.heads = _GLOBAL_HEADS
         self.lepe_of_v = lepe_of_v
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False, **dd)
+        self.qkv = Linear(dim, 3 * dim, bias=False, **dd)
         self.lepe = TokenConv(dim, 5, **dd)
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape

@@ -18,14 +18,14 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers import LayerNorm2d, Mlp
+from timm.layers import LayerNorm2d
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 
 from ..kernels._layout import missing
 from ..kernels.window_attention import window_attention
 from ._keys import convert_keys
-from ._layers import Block
+from ._layers import Block, Linear, Mlp
 from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, weights_cfg
 
 __all__ = ["CSWin"]
@@ -49,9 +49,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.stripe = stripe
-        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.qkv = Linear(dim, 3 * dim, **dd)
         self.lepe = nn.ModuleList([_depthwise(dim // 2, **dd), _depthwise(dim // 2, **dd)])
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
@@ -85,9 +85,9 @@ class MapAttention(nn.Module):
     def __init__(self, dim: int, heads: int, **dd: Any) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.qkv = Linear(dim, 3 * dim, **dd)
         self.lepe = nn.ModuleList([_depthwise(dim, **dd)])
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape

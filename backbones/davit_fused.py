@@ -26,6 +26,7 @@ from ..kernels.window_attention import window_attention
 from ._checkpoint import find_weights
 from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, swap_modules
 from ._keys import convert_keys
+from ._layers import quicken
 from ._pyramid import drop_path_ramp
 
 __all__ = ["FusedDaVit"]
@@ -118,6 +119,7 @@ def _prepare_block(block: davit.SpatialBlock | davit.ChannelBlock) -> bool:
     if attention is None or block.mlp is None:
         return False
     block.attn.__class__ = attention
+    quicken(block)
     return True
 
 

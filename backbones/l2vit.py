@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerNorm2d, Mlp, trunc_normal_
+from timm.layers import DropPath, LayerNorm2d, trunc_normal_
 from timm.models import generate_default_cfgs, register_model, register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ from ..kernels._layout import fill_map
 from ..kernels.linear_attention import linear_attention
 from ..kernels.window_attention import window_attention
 from ._keys import convert_keys
-from ._layers import DepthwiseConv, TokenConv
+from ._layers import DepthwiseConv, Linear, Mlp, TokenConv
 from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, weights_cfg
 
 __all__ = ["L2ViT"]
@@ -40,8 +40,8 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.heads = dim // HEAD_DIM
         self.window = (window, window)
-        self.qkv = nn.Linear(dim, 3 * dim, **dd)
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.qkv = Linear(dim, 3 * dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(3, (3, self.heads, -1)).unbind(3)
@@ -56,10 +56,10 @@ class LinearAttention(nn.Module):
     def __init__(self, dim: int, **dd: Any) -> None:
         super().__init__()
         self.heads = dim // HEAD_DIM
-        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.qkv = Linear(dim, 3 * dim, **dd)
         # three dimensions, as the authors have it: so it is decayed, which vectors are not
         self.temperature = nn.Parameter(torch.full((self.heads, 1, 1), HEAD_DIM**-0.5, **dd))
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.heads, -1)).unbind(2)

@@ -29,9 +29,13 @@ from ..kernels.window_attention import window_attention
 from ._checkpoint import find_weights
 from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, prepare_network, swap_modules
 from ._keys import convert_keys
+from ._layers import is_plain, plain_layer, quicken
 from ._pyramid import drop_path_ramp
 
 __all__ = ["FusedMaxxVit"]
+
+_WIDE = 2**22  # numbers in a map of hidden channels, from where on it is made _CHANNELS at a time
+_CHANNELS = 64
 
 
 class FusedRelPosBiasTf(RelPosBiasTf):
@@ -78,14 +82,15 @@ class FusedAttentionCl(maxxvit.AttentionCl):
         return self.proj_drop(self.proj(out))
 
 
-def _prepare_attention(*attentions: nn.Module) -> bool:
-    """Whether the operator can do what all of them do; then gives them and their position biases their new classes."""
+def _prepare_block(block: nn.Module, *attentions: nn.Module) -> bool:
+    """Whether the operator can do what the block's attentions do; then gives its parts their new classes."""
     if not all(_is_known(attention) for attention in attentions):
         return False
     for attention in attentions:
         if attention.rel_pos is not None:
             attention.rel_pos.__class__ = _POSITIONS[type(attention.rel_pos)]
         attention.__class__ = FusedAttentionCl
+    quicken(block)
     return True
 
 
@@ -96,7 +101,7 @@ def _is_known(attention: nn.Module) -> bool:
     return rel_pos is None or (type(rel_pos) in _POSITIONS and getattr(rel_pos, "mode", "cr") != "swin")
 
 
-@fused_form_of(maxxvit.PartitionAttentionCl, lambda block: _prepare_attention(block.attn), attends=True)
+@fused_form_of(maxxvit.PartitionAttentionCl, lambda block: _prepare_block(block, block.attn), attends=True)
 class FusedPartitionAttentionCl(maxxvit.PartitionAttentionCl):
     """Attention inside windows or on the grid, then an MLP: (B, H, W, C) -> (B, H, W, C)."""
 
@@ -106,7 +111,7 @@ class FusedPartitionAttentionCl(maxxvit.PartitionAttentionCl):
 
 @fused_form_of(
     maxxvit.ParallelPartitionAttention,
-    lambda block: _prepare_attention(block.attn_block, block.attn_grid),
+    lambda block: _prepare_block(block, block.attn_block, block.attn_grid),
     attends=True,
 )
 class FusedParallelPartitionAttention(maxxvit.ParallelPartitionAttention):
@@ -123,13 +128,18 @@ def _missing(x: Tensor) -> tuple[int, int]:
 
 
 @register_notrace_module
+@plain_layer
 class FusedConv2dSame(nn.Conv2d):
     """A convolution that halves the map with TensorFlow's padding, without a branch on its size: (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        below, right = _missing(x)
-        x = functional.pad(x, [right, 1, below, 1])
-        return self._conv_forward(x, self.weight, self.bias)
+        return self._conv_forward(_surrounded(x), self.weight, self.bias)
+
+
+def _surrounded(x: Tensor) -> Tensor:
+    """A map with the zeros that TensorFlow's padding gives a convolution that halves it."""
+    below, right = _missing(x)
+    return functional.pad(x, [right, 1, below, 1])
 
 
 class _HalvingPool(nn.AvgPool2d):
@@ -181,11 +191,63 @@ def _prepare_mbconv(block: maxxvit.MbConvBlock) -> bool:
     if to_2tuple(block.conv2_kxk.stride) == (2, 2):
         _halve(block.conv2_kxk)
         _halve(block.shortcut.pool)
-    return False
+    return True
 
 
 fused_form_of(maxxvit.Stem, _prepare_stem)(maxxvit.Stem)
-fused_form_of(maxxvit.MbConvBlock, _prepare_mbconv)(maxxvit.MbConvBlock)
+
+
+@register_notrace_module
+@fused_form_of(maxxvit.MbConvBlock, _prepare_mbconv)
+class FusedMbConvBlock(maxxvit.MbConvBlock):
+    """Widen, convolve each channel, squeeze: (B, C, H, W) -> (B, C', H', W').
+
+    In inference on a CPU the widest maps are made a few channels at a time: a large image would need most of its memory
+    for them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.shortcut(x)
+        x = self.down(self.pre_norm(x))
+        if torch.jit.is_scripting():
+            x = self.conv2_kxk(self.norm1(self.conv1_1x1(x)))
+        elif self._can_cut(x):
+            x = self._in_pieces(x)
+        else:
+            x = self.conv2_kxk(self.norm1(self.conv1_1x1(x)))
+        if self.se_early is not None:
+            x = self.se_early(x)
+        x = self.norm2(x)
+        if self.se is not None:
+            x = self.se(x)
+        return self.drop_path(self.conv3_1x1(x)) + shortcut
+
+    @torch.jit.unused
+    def _can_cut(self, x: Tensor) -> bool:
+        narrow, deep = self.conv1_1x1, self.conv2_kxk
+        return (
+            is_eager(x)
+            and x.device.type == "cpu"
+            and x[:, 0].numel() * len(narrow.weight) > _WIDE
+            and not (torch.is_grad_enabled() or self.norm1.training)
+            and is_plain(narrow, self.norm1, deep)
+            and deep.groups == len(narrow.weight)
+        )
+
+    @torch.jit.unused
+    def _in_pieces(self, x: Tensor) -> Tensor:
+        narrow, norm, deep = self.conv1_1x1, self.norm1, self.conv2_kxk
+        columns = [narrow.weight, narrow.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias]
+        columns += [deep.weight, deep.bias]
+        out = []
+        for start in range(0, deep.groups, _CHANNELS):
+            part = [None if column is None else column[start : start + _CHANNELS] for column in columns]
+            hidden = functional.conv2d(x, part[0], part[1], narrow.stride)
+            hidden = norm.act(functional.batch_norm(hidden, *part[2:6], eps=norm.eps))
+            if isinstance(deep, FusedConv2dSame):
+                hidden = _surrounded(hidden)
+            out.append(functional.conv2d(hidden, part[6], part[7], deep.stride, deep.padding, groups=len(part[6])))
+        return torch.cat(out, 1)
 
 
 @fused_form_of(maxxvit.MaxxVit, prepare_network)
