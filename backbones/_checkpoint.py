@@ -22,7 +22,7 @@ from safetensors import safe_open
 from timm.models import clean_state_dict
 from torch import nn
 
-from ._errors import UserError
+from ._errors import DamagedFile, UserError
 
 # timm's order, so that the same file gives the same weights whoever reads it; mmengine's files come first, below
 _NESTED_UNDER = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -82,7 +82,7 @@ def check_file(path: str | Path) -> Path:
     if not path.is_file():
         raise UserError(f"checkpoint {path} is no file")
     if size == 0:
-        raise UserError(f"checkpoint {path} is empty (0 bytes): the copy or download that made it did not finish")
+        raise DamagedFile(f"checkpoint {path} is empty (0 bytes): the copy or download that made it did not finish")
     return path
 
 
@@ -103,14 +103,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # on pickle protocols and archive kinds; what matters raises as well
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(_refusal(path, error)) from None
+        raise _refusal(path, error) from None
     except PermissionError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from None
     except Exception as error:  # damaged bytes lead PyTorch's unpickler into errors of every kind
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         if "TorchScript" in reason:
             raise UserError(f"checkpoint {path} is a TorchScript program, not a file of weights") from None
-        raise UserError(f"checkpoint {path} is truncated or no checkpoint file ({reason})") from error
+        raise DamagedFile(f"checkpoint {path} is truncated or no checkpoint file ({reason})") from error
     if not isinstance(checkpoint, dict):
         raise UserError(
             f"checkpoint {path} holds a {type(checkpoint).__name__}; a dictionary of weights is what can be loaded"
@@ -118,7 +118,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
+def _refusal(path: Path, error: pickle.UnpicklingError) -> UserError:
     try:
         with torch.serialization.safe_globals(_allowed()):
             names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
@@ -130,9 +130,9 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
     with path.open("rb") as file:
         pickled = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
     if not pickled:
-        return f"checkpoint {path} is truncated or no checkpoint file ({said})"
+        return DamagedFile(f"checkpoint {path} is truncated or no checkpoint file ({said})")
     shown = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
-    return (
+    return UserError(
         f"checkpoint {path} is refused: "
         + (f"unpickling it would call {shown}" if names else f"it holds more than plain weights ({said})")
         + "; if you trust its source, `vertebra convert_checkpoint NAME FILE OUT.safetensors` takes the weights out "

@@ -15,10 +15,10 @@ import yaml
 from timm.models import PretrainedCfg
 
 from ._checkpoint import read_checkpoint
-from ._errors import UserError
+from ._errors import DamagedFile, UserError
 
 _CARDS = Path(__file__).parents[1] / "model_cards" / "cards.yml"
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
+_HASH_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.")  # digits alone are a date
 
 
 def published_weights(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> dict[str, Any] | None:
@@ -42,9 +42,7 @@ def published_weights(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -
     _check_hash(path, cfg)
     try:
         return read_checkpoint(path)
-    except UserError as error:
-        if "truncated" not in str(error) and "empty" not in str(error):
-            raise
+    except DamagedFile as error:
         path.unlink()
         raise UserError(f"the download of {cfg.url} is broken and was removed, try again: {error}") from error
 

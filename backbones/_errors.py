@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class DamagedFile(UserError):
+    """A file that is empty, truncated or no checkpoint at all: a download of it should be made again."""
+
+
 class Interrupted(BaseException):
     """A signal ended a run in good order; the text says what was kept, the exit code is 128 + `signum`."""
 

@@ -5,6 +5,7 @@ mean stay timm's. `fuse_attention` does that to a model that is already built, a
 classes lack of the interface that every model here has.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from ._errors import UserError
 from ._pyramid import MIN_SIZE, _check_format, build, prepare_image
+
+_logger = logging.getLogger(__name__)
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -59,13 +62,18 @@ def fuse_attention(model: ModuleT) -> ModuleT:
         `model` itself.
 
     Raises:
-        UserError: there is no attention of these families in it.
+        UserError: there is no attention of these families in it. Where there is only such as the operators cannot do,
+            a warning says so.
     """
     attention = tuple(cls for plain, swap in _SWAPS.items() if swap.attends for cls in (plain, swap.fused))
     if not any(isinstance(module, attention) for module in model.modules()):
         name = type(model).__name__
         raise UserError(f"fuse_attention takes timm's DaViT, MaxViT and SHViT; {name} holds no attention of theirs")
     swap_modules(model)
+    fused = tuple(swap.fused for swap in _SWAPS.values() if swap.attends)
+    if not any(isinstance(module, fused) for module in model.modules()):
+        why = "it drops weights in training, or has a position bias that the operators lack"
+        _logger.warning("fuse_attention leaves the attention of this %s as it is: %s", type(model).__name__, why)
     return model
 
 

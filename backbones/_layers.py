@@ -7,6 +7,7 @@ import torch
 from timm.layers import BatchNormAct2d, DropPath
 from timm.models import register_notrace_module
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..kernels._linear import fuses, linear
 from ..kernels.depthwise_conv import depthwise_conv
@@ -14,14 +15,6 @@ from ..kernels.depthwise_conv import depthwise_conv
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _TOKENS = 2048  # of an MLP at a time
-
-
-@register_notrace_module
-class Linear(nn.Linear):
-    """A linear layer, in inference on a CPU by oneDNN: (..., C) -> (..., D)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
 
 
 @register_notrace_module
@@ -122,16 +115,14 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-_PLAIN = {nn.Linear, Linear, nn.Conv2d, nn.GELU, nn.Identity, BatchNormAct2d, DepthwiseConv, TokenConv}
+_PLAIN = {nn.Linear, nn.Conv2d, nn.GELU, nn.Identity, BatchNormAct2d, DepthwiseConv, TokenConv}
 
 
 def quicken(block: nn.Module) -> None:
-    """Give the linear layers and MLPs of a block of timm's the classes that are faster on a CPU."""
+    """Give the MLPs in a block of timm's the class that is faster on a CPU."""
     for part in block.modules():
-        part.__class__ = _QUICK.get(type(part), type(part))
-
-
-_QUICK: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, timm.layers.Mlp: Mlp}
+        if type(part) is timm.layers.Mlp:
+            part.__class__ = Mlp
 
 
 def plain_layer(cls: type[ModuleT]) -> type[ModuleT]:
@@ -145,4 +136,14 @@ def is_plain(*layers: nn.Module) -> bool:
 
     An adapter, a quantised layer, a mask or a hook in their place must be called as a module.
     """
-    return all(type(layer) in _PLAIN and not (layer._forward_hooks or layer._forward_pre_hooks) for layer in layers)
+    return not _has_any_global_hook() and all(type(layer) in _PLAIN and not _is_watched(layer) for layer in layers)
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(layer)  # libraries that move weights about set a `forward` on a layer
+
+
+def bias_of(layer: nn.Module, x: Tensor) -> Tensor | None:
+    """What a linear layer makes of a token of zeros, for x (..., C): its bias; what stands in its place is asked."""
+    return layer.bias if is_plain(layer) else layer(x.new_zeros(1, x.shape[-1]))[0]

@@ -44,8 +44,8 @@ def _axis(queries: int, keys: int, unit: int, device: torch.device) -> tuple[Ten
 
 def _divides(keys: int, queries: int) -> bool:
     """Whether pooled pixels are of one size; symbols may be known to be so, or count as if they were not."""
-    if torch.jit.is_scripting():
-        return queries % keys == 0
+    if torch.jit.is_scripting() or torch.jit.is_tracing():
+        return bool(queries % keys == 0)
     return statically_known_true(queries % keys == 0)
 
 
@@ -102,7 +102,8 @@ class PositionBias(nn.Module):
 
     @torch.jit.unused
     def _by_modules(self, down: Tensor, across: Tensor) -> Tensor:
-        pairs = torch.stack(torch.broadcast_tensors(down[:, None], across), -1).to(self.fc1.weight.dtype)
+        dtype = next(self.parameters(), down).dtype  # a layer of another class may have no weight
+        pairs = torch.stack(torch.broadcast_tensors(down[:, None], across), -1).to(dtype)
         return self.fc2(functional.relu(self.fc1(pairs))).permute(2, 0, 1)
 
     def _by_weights(self, down: Tensor, across: Tensor) -> Tensor:

@@ -275,10 +275,24 @@ def drop_path_ramp(rate: float, depths: Sequence[int], stages: int = 4) -> list[
     Raises:
         UserError: `depths` does not give a number of blocks for each stage.
     """
-    if len(depths) != stages or min(depths) < 1:
-        raise UserError(f"depths is {tuple(depths)}; it takes {stages} numbers of blocks, 1 or more each")
+    if not isinstance(depths, Sequence) or len(depths) != stages or not all(_is_count(depth) for depth in depths):
+        raise UserError(f"depths is {depths!r}; it takes {stages} numbers of blocks, 1 or more each")
     rates: Any = calculate_drop_path_rates(rate, list(depths), stagewise=True)
     return rates
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+def check_side(name: str, value: Any) -> None:
+    """Refuse an option that says the side of a window and is no number of pixels.
+
+    Raises:
+        UserError: says the option and its value.
+    """
+    if not _is_count(value):
+        raise UserError(f"{name} is {value!r}; it takes a whole number of pixels, 1 or more")
 
 
 def init_conv_fan_out_(conv: nn.Conv2d) -> None:

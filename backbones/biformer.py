@@ -31,7 +31,7 @@ from ..kernels.routing_attention import routing_attention
 from ._checkpoint import find_weights
 from ._errors import UserError
 from ._keys import convert_keys
-from ._layers import Block, Linear, Mlp, TokenConv
+from ._layers import Block, Mlp, TokenConv
 from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, weights_cfg
 
 __all__ = ["BiFormer"]
@@ -116,9 +116,9 @@ class RoutedAttention(nn.Module):
         self.top_k = top_k
         self.n_win = n_win
         self.auto_pad = auto_pad
-        self.qkv = Linear(dim, 3 * dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
         self.lepe = TokenConv(dim, 5, **dd)
-        self.proj = Linear(dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width, n = x.shape[1], x.shape[2], self.n_win
@@ -164,11 +164,11 @@ class FlooredRoutedAttention(RoutedAttention):
 
 def _larger(a: int, b: int) -> int:
     """The larger of two numbers, which may be symbols, in a way that compares no symbols."""
-    return max(a, b) if torch.jit.is_scripting() else torch.sym_max(a, b)
+    return max(a, b) if torch.jit.is_scripting() or torch.jit.is_tracing() else torch.sym_max(a, b)
 
 
 def _smaller(a: int, b: int) -> int:
-    return min(a, b) if torch.jit.is_scripting() else torch.sym_min(a, b)
+    return min(a, b) if torch.jit.is_scripting() or torch.jit.is_tracing() else torch.sym_min(a, b)
 
 
 @register_notrace_module
@@ -179,9 +179,9 @@ class GlobalAttention(nn.Module):
         super().__init__()
         self.heads = _GLOBAL_HEADS
         self.lepe_of_v = lepe_of_v
-        self.qkv = Linear(dim, 3 * dim, bias=False, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False, **dd)
         self.lepe = TokenConv(dim, 5, **dd)
-        self.proj = Linear(dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape

@@ -8,7 +8,7 @@ Layout   (B, H, W, C) inside a stage; maps at strides 4, 8, 16, 32 leave without
 Sizes    any H, W from 32 up: where stripes do not fill a map, q, k and v are padded with zeros around it, as in the
          authors' segmentation code; nothing is fixed when the model is built. The last stage attends over its whole map
 Options  `depths`; `stripes`, the widths of the stripes (2, 7 and 12 in the last stages of the published models)
-Kernel   window_attention
+Kernels  window_attention; global_attention and depthwise_conv in the last stage
 """
 
 import re
@@ -22,11 +22,12 @@ from timm.layers import LayerNorm2d
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 
-from ..kernels._layout import missing
+from ..kernels._layout import missing, pad_map
+from ..kernels.global_attention import global_attention
 from ..kernels.window_attention import window_attention
 from ._keys import convert_keys
-from ._layers import Block, Linear, Mlp
-from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, weights_cfg
+from ._layers import Block, Mlp, TokenConv, is_plain
+from ._pyramid import Pyramid, TokenStage, build, check_side, drop_path_ramp, weights_cfg
 
 __all__ = ["CSWin"]
 
@@ -49,33 +50,37 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.stripe = stripe
-        self.qkv = Linear(dim, 3 * dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
         self.lepe = nn.ModuleList([_depthwise(dim // 2, **dd), _depthwise(dim // 2, **dd)])
-        self.proj = Linear(dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
-        half, stripe = self.heads // 2, self.stripe
-        q, k, v = self.qkv(x).reshape(batch, height, width, 3, self.heads, dim // self.heads).unbind(3)
-        columns = window_attention(
-            q[:, :, :, :half],
-            k[:, :, :, :half],
-            v[:, :, :, :half],
-            (height, stripe),
-            pad_offset=(0, missing(width, stripe) // 2),
-            lepe_weight=self.lepe[0].weight,
-            lepe_bias=self.lepe[0].bias,
-        )
-        rows = window_attention(
-            q[:, :, :, half:],
-            k[:, :, :, half:],
-            v[:, :, :, half:],
-            (stripe, width),
-            pad_offset=(missing(height, stripe) // 2, 0),
-            lepe_weight=self.lepe[1].weight,
-            lepe_bias=self.lepe[1].bias,
-        )
+        stripe = self.stripe
+        qkv = self.qkv(x).reshape(batch, height, width, 3, 2, self.heads // 2, dim // self.heads)
+        columns, rows = qkv.unbind(4)
+        columns = self._attend(0, columns, (height, stripe), (0, missing(width, stripe) // 2))
+        rows = self._attend(1, rows, (stripe, width), (missing(height, stripe) // 2, 0))
         return self.proj(torch.cat([columns, rows], -1))
+
+    def _attend(self, branch: int, qkv: Tensor, window: tuple[int, int], offset: tuple[int, int]) -> Tensor:
+        """(B, H, W, 3, heads, D) -> (B, H, W, heads * D)."""
+        q, k, v = qkv.unbind(3)
+        lepe = self.lepe[0] if branch == 0 else self.lepe[1]
+        if not torch.jit.is_scripting() and not is_plain(lepe):
+            out = window_attention(q, k, v, window, pad_offset=offset)
+            return out + self._encode(lepe, v.flatten(3), window, offset)
+        weight, bias = lepe.weight, lepe.bias
+        return window_attention(q, k, v, window, pad_offset=offset, lepe_weight=weight, lepe_bias=bias)
+
+    @torch.jit.unused
+    def _encode(self, lepe: nn.Module, v: Tensor, window: tuple[int, int], offset: tuple[int, int]) -> Tensor:
+        """What a module in the place of a convolution makes of v (B, H, W, C), called in each window: (B, H, W, C)."""
+        (top, left), (height, width), (wh, ww) = offset, v.shape[1:3], window
+        v = pad_map(v, top, missing(top + height, wh), left, missing(left + width, ww))
+        cut = v.unflatten(2, (-1, ww)).unflatten(1, (-1, wh)).permute(0, 1, 3, 5, 2, 4)  # (B, rows, columns, C, wh, ww)
+        out = lepe(cut.flatten(0, 2)).unflatten(0, cut.shape[:3]).permute(0, 1, 4, 2, 5, 3)
+        return out.flatten(3, 4).flatten(1, 2)[:, top : top + height, left : left + width]
 
 
 @register_notrace_module
@@ -85,15 +90,16 @@ class MapAttention(nn.Module):
     def __init__(self, dim: int, heads: int, **dd: Any) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = Linear(dim, 3 * dim, **dd)
-        self.lepe = nn.ModuleList([_depthwise(dim, **dd)])
-        self.proj = Linear(dim, dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.lepe = nn.ModuleList([TokenConv(dim, 3, **dd)])
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
-        q, k, v = self.qkv(x).reshape(batch, height, width, 3, self.heads, dim // self.heads).unbind(3)
-        lepe = self.lepe[0]
-        return self.proj(window_attention(q, k, v, (height, width), lepe_weight=lepe.weight, lepe_bias=lepe.bias))
+        qkv = self.qkv(x)
+        q, k, v = qkv.reshape(batch, height * width, 3, self.heads, dim // self.heads).unbind(2)
+        out = global_attention(q, k, v).reshape(batch, height, width, dim)
+        return self.proj(self.lepe[0](qkv.chunk(3, -1)[2], out))
 
 
 class CSWin(Pyramid):
@@ -125,6 +131,8 @@ class CSWin(Pyramid):
         dtype: torch.dtype | None = None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
+        for stripe in stripes:
+            check_side("stripes", stripe)
         rates = drop_path_ramp(drop_path_rate, depths)
         dims = tuple(dim * 2**i for i in range(4))
         stages = []

@@ -26,7 +26,7 @@ from ..kernels.window_attention import window_attention
 from ._checkpoint import find_weights
 from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, swap_modules
 from ._keys import convert_keys
-from ._layers import quicken
+from ._layers import bias_of, is_plain, quicken
 from ._pyramid import drop_path_ramp
 
 __all__ = ["FusedDaVit"]
@@ -72,6 +72,8 @@ class FusedConvPosEnc(davit.ConvPosEnc):
     """Add what each pixel's neighbours say of its position: (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and not is_plain(self.proj):
+            return x + self.act(self.proj(x))
         return depthwise_conv(x, self.proj.weight, self.proj.bias, 1, self.activation, residual=x)
 
 
@@ -83,7 +85,7 @@ class FusedWindowAttention(davit.WindowAttention):
         three = [3, self.num_heads, -1]
         qkv = self.qkv(x)
         q, k, v = qkv.unflatten(3, three).unbind(3)
-        bias = self.qkv.bias  # what a padded token's projection is
+        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)  # a padded token's projection
         pad = None if bias is None else bias.to(qkv.dtype).unflatten(0, three)
         return self.proj(window_attention(q, k, v, self.window_size, scale=self.scale, pad=pad))
 

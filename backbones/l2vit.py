@@ -21,8 +21,8 @@ from ..kernels._layout import fill_map
 from ..kernels.linear_attention import linear_attention
 from ..kernels.window_attention import window_attention
 from ._keys import convert_keys
-from ._layers import DepthwiseConv, Linear, Mlp, TokenConv
-from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, weights_cfg
+from ._layers import DepthwiseConv, Mlp, TokenConv, bias_of
+from ._pyramid import Pyramid, TokenStage, build, check_side, drop_path_ramp, weights_cfg
 
 __all__ = ["L2ViT"]
 
@@ -40,12 +40,13 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.heads = dim // HEAD_DIM
         self.window = (window, window)
-        self.qkv = Linear(dim, 3 * dim, **dd)
-        self.proj = Linear(dim, dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(3, (3, self.heads, -1)).unbind(3)
-        outside = self.qkv.bias.view(3, self.heads, -1).to(q.dtype)
+        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)
+        outside = None if bias is None else bias.view(3, self.heads, -1).to(q.dtype)
         return self.proj(window_attention(q, k, v, self.window, pad=outside))
 
 
@@ -56,10 +57,10 @@ class LinearAttention(nn.Module):
     def __init__(self, dim: int, **dd: Any) -> None:
         super().__init__()
         self.heads = dim // HEAD_DIM
-        self.qkv = Linear(dim, 3 * dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
         # three dimensions, as the authors have it: so it is decayed, which vectors are not
         self.temperature = nn.Parameter(torch.full((self.heads, 1, 1), HEAD_DIM**-0.5, **dd))
-        self.proj = Linear(dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.heads, -1)).unbind(2)
@@ -181,6 +182,7 @@ class L2ViT(Pyramid):
         dtype: torch.dtype | None = None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
+        check_side("window_size", window_size)
         stages = []
         for i, rates in enumerate(drop_path_ramp(drop_path_rate, depths)):
             dim = dims[i]

@@ -34,7 +34,7 @@ from ..kernels.global_attention import global_attention
 from ..kernels.window_attention import window_attention
 from ._errors import UserError
 from ._keys import convert_keys
-from ._layers import Block, Linear, TokenConv, is_plain
+from ._layers import Block, TokenConv, is_plain
 from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
 __all__ = ["LITv2"]
@@ -159,8 +159,8 @@ class HighFrequency(nn.Module):
         super().__init__()
         self.heads = heads
         self.window = window
-        self.qkv = Linear(dim, 3 * heads * head_dim, **dd)
-        self.proj = Linear(heads * head_dim, heads * head_dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * heads * head_dim, **dd)
+        self.proj = nn.Linear(heads * head_dim, heads * head_dim, **dd)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         qkv = self.qkv(x)
@@ -181,9 +181,9 @@ class LowFrequency(nn.Module):
         self.heads = heads
         self.head_dim = head_dim
         self.window = window
-        self.q = Linear(dim, heads * head_dim, **dd)
-        self.kv = Linear(dim, 2 * heads * head_dim, **dd)
-        self.proj = Linear(heads * head_dim, heads * head_dim, **dd)
+        self.q = nn.Linear(dim, heads * head_dim, **dd)
+        self.kv = nn.Linear(dim, 2 * heads * head_dim, **dd)
+        self.proj = nn.Linear(heads * head_dim, heads * head_dim, **dd)
 
     def forward(self, x: Tensor, filled: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
@@ -226,10 +226,10 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden, **dd)
+        self.fc1 = nn.Linear(dim, hidden, **dd)
         self.dwconv = TokenConv(hidden, 3, **dd)
         self.act = nn.GELU()
-        self.fc2 = Linear(hidden, dim, **dd)
+        self.fc2 = nn.Linear(hidden, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():

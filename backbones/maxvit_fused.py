@@ -17,7 +17,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.layers import Conv2dSame, RelPosBias, RelPosBiasTf, RelPosMlp, resize_rel_pos_bias_table, to_2tuple
+from timm.layers import (
+    Conv2dSame,
+    RelPosBias,
+    RelPosBiasTf,
+    RelPosMlp,
+    resize_rel_pos_bias_table,
+    to_2tuple,
+)
 from timm.layers.pool2d_same import AvgPool2dSame
 from timm.models import maxxvit, register_model, register_notrace_module
 from timm.models.maxxvit import MaxxVitCfg
@@ -29,7 +36,7 @@ from ..kernels.window_attention import window_attention
 from ._checkpoint import find_weights
 from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, prepare_network, swap_modules
 from ._keys import convert_keys
-from ._layers import is_plain, plain_layer, quicken
+from ._layers import bias_of, is_plain, plain_layer, quicken
 from ._pyramid import drop_path_ramp
 
 __all__ = ["FusedMaxxVit"]
@@ -75,7 +82,7 @@ class FusedAttentionCl(maxxvit.AttentionCl):
         among = 1 if self.head_first else 0
         qkv = self.qkv(x)
         q, k, v = qkv.unflatten(3, three).unbind(3 + among)
-        bias = self.qkv.bias  # what a padded token's projection is
+        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)  # a padded token's projection
         pad = None if bias is None else bias.to(qkv.dtype).unflatten(0, three).transpose(0, among)
         table = None if self.rel_pos is None else self.rel_pos.table()
         out = window_attention(q, k, v, window, partition, self.scale, table, pad)
@@ -197,6 +204,10 @@ def _prepare_mbconv(block: maxxvit.MbConvBlock) -> bool:
 fused_form_of(maxxvit.Stem, _prepare_stem)(maxxvit.Stem)
 
 
+def _part(column: Tensor | None, at: slice) -> Tensor | None:
+    return None if column is None else column[at]
+
+
 @register_notrace_module
 @fused_form_of(maxxvit.MbConvBlock, _prepare_mbconv)
 class FusedMbConvBlock(maxxvit.MbConvBlock):
@@ -236,17 +247,21 @@ class FusedMbConvBlock(maxxvit.MbConvBlock):
 
     @torch.jit.unused
     def _in_pieces(self, x: Tensor) -> Tensor:
-        narrow, norm, deep = self.conv1_1x1, self.norm1, self.conv2_kxk
-        columns = [narrow.weight, narrow.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias]
-        columns += [deep.weight, deep.bias]
+        narrow: nn.Conv2d = self.conv1_1x1
+        norm: Any = self.norm1
+        deep: nn.Conv2d = self.conv2_kxk
         out = []
         for start in range(0, deep.groups, _CHANNELS):
-            part = [None if column is None else column[start : start + _CHANNELS] for column in columns]
-            hidden = functional.conv2d(x, part[0], part[1], narrow.stride)
-            hidden = norm.act(functional.batch_norm(hidden, *part[2:6], eps=norm.eps))
+            at = slice(start, start + _CHANNELS)
+            hidden = functional.conv2d(x, narrow.weight[at], _part(narrow.bias, at), narrow.stride)
+            hidden = functional.batch_norm(
+                hidden, norm.running_mean[at], norm.running_var[at], norm.weight[at], norm.bias[at], eps=norm.eps
+            )
+            hidden = norm.act(hidden)
             if isinstance(deep, FusedConv2dSame):
                 hidden = _surrounded(hidden)
-            out.append(functional.conv2d(hidden, part[6], part[7], deep.stride, deep.padding, groups=len(part[6])))
+            weight, bias = deep.weight[at], _part(deep.bias, at)
+            out.append(functional.conv2d(hidden, weight, bias, deep.stride, deep.padding, groups=len(weight)))
         return torch.cat(out, 1)
 
 

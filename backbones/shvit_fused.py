@@ -81,10 +81,10 @@ class FusedSHViT(FusedNetwork, shvit.SHViT):
         global_pool: str = "avg",
         **kwargs: Any,
     ) -> None:
-        depths = tuple(kwargs.pop("depth", depths))
+        depths = kwargs.pop("depth", depths)
         rates = drop_path_ramp(drop_path_rate, depths, stages=3)
         check_pooling(kwargs.get("num_classes", 1000), global_pool, classifies_maps=False, widens=False)
-        super().__init__(depth=depths, global_pool=global_pool, **kwargs)
+        super().__init__(depth=tuple(depths), global_pool=global_pool, **kwargs)
         self.grad_checkpointing = False
         swap_modules(self)
         for stage, of_stage in zip(self.stages, rates, strict=True):

@@ -25,14 +25,14 @@ from timm.models import generate_default_cfgs, register_model, register_notrace_
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..kernels._layout import is_eager
+from ..kernels._layout import is_eager, is_transformed
 from ..kernels._precision import wide
 from ..kernels.depthwise_conv import depthwise_conv
 from ..kernels.global_attention import global_attention
 from ..kernels.neighborhood_pool_attention import neighborhood_pool_attention, position_bias
 from ._errors import UserError
 from ._keys import convert_keys
-from ._layers import Block, Linear, is_plain
+from ._layers import Block, is_plain
 from ._position_bias import PositionBias
 from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
@@ -50,7 +50,8 @@ def _pooled_side(x: Tensor, side: int, ratio: int, fixed: int) -> int:
         return fixed
     if torch.jit.is_scripting():
         return max(1, side // ratio)
-    return max(1, side // ratio) if is_eager(x) else torch.sym_max(1, side // ratio)
+    as_number = is_eager(x) or torch.jit.is_tracing() or is_transformed()
+    return max(1, side // ratio) if as_number else torch.sym_max(1, side // ratio)
 
 
 def _averages(side: int, bins: int, x: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class Attention(nn.Module):
         self.temperature = nn.Parameter(torch.empty(heads, 1, 1, **dd))
         self.query_embedding = nn.Parameter(torch.empty(heads, 1, dim // heads, **dd))
         self.cpb = bias
-        self.proj = Linear(dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def init_tables(self) -> None:
         """Fill the parameters that are no layer's."""
@@ -115,8 +116,8 @@ class FovealAttention(Attention):
         self.relative_pos_bias_local = nn.Parameter(torch.empty(heads, 9, **dd))
         self.learnable_tokens = nn.Parameter(torch.empty(heads, dim // heads, 9, **dd))
         self.learnable_bias = nn.Parameter(torch.empty(heads, 1, 9, **dd))
-        self.q = Linear(dim, dim, **dd)
-        self.kv = Linear(dim, 2 * dim, **dd)
+        self.q = nn.Linear(dim, dim, **dd)
+        self.kv = nn.Linear(dim, 2 * dim, **dd)
         self.sr = nn.Conv2d(dim, dim, 1, **dd)
         self.act = nn.GELU()
         self.norm = nn.LayerNorm(dim, eps=1e-5, **dd)
@@ -172,7 +173,7 @@ class CosineAttention(Attention):
 
     def __init__(self, dim: int, heads: int, bias: PositionBias, **dd: Any) -> None:
         super().__init__(dim, heads, bias, **dd)
-        self.qkv = Linear(dim, 3 * dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
@@ -194,9 +195,9 @@ class ConvGLU(nn.Module):
     def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
         super().__init__()
         self.hidden = hidden
-        self.fc1 = Linear(dim, 2 * hidden, **dd)  # first half: the gate
+        self.fc1 = nn.Linear(dim, 2 * hidden, **dd)  # first half: the gate
         self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
-        self.fc2 = Linear(hidden, dim, **dd)
+        self.fc2 = nn.Linear(hidden, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():

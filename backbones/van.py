@@ -250,5 +250,5 @@ def van_b5(pretrained: bool = False, **kwargs: Any) -> VAN:
 
 @register_model
 def van_b6(pretrained: bool = False, **kwargs: Any) -> VAN:
-    """199.8 M parameters, 38.4 GFLOPs; from ImageNet-22K 86.9 % top-1, at 384 pixels 87.8 %."""
+    """199.8 M parameters, 38.9 GFLOPs; from ImageNet-22K 86.9 % top-1, at 384 pixels 87.8 %."""
     return _create_van("van_b6", pretrained, kwargs, depths=(6, 6, 90, 6), dims=(96, 192, 384, 768))

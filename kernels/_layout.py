@@ -2,12 +2,23 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 
 def is_eager(x: Tensor) -> bool:
-    """Whether `x` has numbers for a shape: not in a compiler, an export, a trace or an fx graph. Scripts cannot ask."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy))
+    """Whether `x` is an ordinary tensor, whose shape is numbers and whose memory may be looked at and written to.
+
+    Not so in a compiler, an export, a trace, an fx graph, or under `torch.func`. Scripts cannot ask.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy):
+        return False
+    return not is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func` or forward-mode differentiation is at work: they follow PyTorch's plain operators only."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def missing(side: int, multiple: int) -> int:

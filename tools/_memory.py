@@ -2,10 +2,11 @@
 
 Each model runs at each size in a fresh process: float32, eval mode, inference_mode, random image and weights.
 
-peak      resident memory of that process at most: Python, PyTorch, the weights and the run together
+peak      resident memory of that process at most when the image was through: Python, PyTorch, weights and run together
+repeated  the same after the repeats: allocators keep some of what is freed
 before    the same when the model and the image were there and nothing had run
-seconds   by the clock, and cpu of all threads, which other processes disturb less: the best of the repeats, without the
-          first run, which does not count
+seconds   by the clock, and cpu of all threads, which other processes disturb less: the best of the repeats; the first
+          run does not count
 growth    from the smallest size to the largest: of pixels, of what the run added to memory, and of CPU time
 """
 
@@ -39,7 +40,7 @@ THREADS, REPEATS = 2, 3
 
 @dataclass(frozen=True)
 class Row:
-    """One number of one model at one size; `quantity` is peak, before, seconds or cpu_seconds."""
+    """One number of one model at one size; `quantity` is peak, repeated, before, seconds or cpu_seconds."""
 
     model: str
     height: int
@@ -59,7 +60,7 @@ class Row:
 
 
 def measure(name: str, size: tuple[int, int], threads: int = THREADS, repeats: int = REPEATS) -> dict[str, float]:
-    """Run the model in a process of its own: `before` and `peak` in GiB, `seconds` and `cpu_seconds`.
+    """Run the model in a process of its own: `before`, `peak` and `repeated` in GiB, `seconds` and `cpu_seconds`.
 
     Raises:
         UserError: it did not run; says why.
@@ -75,7 +76,7 @@ def measure(name: str, size: tuple[int, int], threads: int = THREADS, repeats: i
 
 def rows_of(name: str, size: tuple[int, int], measured: dict[str, float], threads: int) -> list[Row]:
     """The rows of what `measure` returned."""
-    units = {"peak": "GiB", "before": "GiB", "seconds": "s", "cpu_seconds": "s"}
+    units = {"peak": "GiB", "repeated": "GiB", "before": "GiB", "seconds": "s", "cpu_seconds": "s"}
     return [
         Row(name, *size, quantity, round(measured[quantity], 4), unit, "float32", **origin("cpu", threads))
         for quantity, unit in units.items()
@@ -87,10 +88,10 @@ def table(rows: Sequence[Row]) -> str:
     found: dict[str, dict[tuple[int, int], dict[str, float]]] = {}
     for row in rows:
         found.setdefault(row.model, {}).setdefault((row.height, row.width), {})[row.quantity] = row.value
-    lines = [("model", "size", "peak GiB", "before", "seconds", "cpu")]
+    lines = [("model", "size", "peak GiB", "repeated", "before", "seconds", "cpu")]
     for name, sizes in found.items():
         for (height, width), its in sizes.items():
-            numbers = (f"{its[quantity]:.2f}" for quantity in ("peak", "before", "seconds", "cpu_seconds"))
+            numbers = (f"{its[quantity]:.2f}" for quantity in ("peak", "repeated", "before", "seconds", "cpu_seconds"))
             lines.append((name, f"{height}x{width}", *numbers))
     text = [describe(rows[0]), align(lines, left=2)]
     return "\n".join([*text, *(_growth(name, sizes) for name, sizes in found.items() if len(sizes) > 1)])

@@ -2,7 +2,7 @@
 
     python -m vertebra.tools._memory_worker MODEL HEIGHT WIDTH THREADS REPEATS
 
-The peak is of resident memory since the process began: Python, PyTorch, the weights and the run together. float32,
+A peak is of resident memory since the process began: Python, PyTorch, the weights and the run together. float32,
 eval mode, inference_mode; random image and weights. It is not in a module with the command that starts it, which would
 bring its own imports along.
 """
@@ -21,21 +21,25 @@ _STATUS = Path("/proc/self/status")
 
 
 def measure(name: str, size: tuple[int, int], threads: int, repeats: int) -> dict[str, float]:
-    """`before` and `peak` in GiB; `seconds` and `cpu_seconds`, the best of `repeats` runs behind an uncounted one."""
+    """`before`, `peak` and `repeated` in GiB; `seconds` and `cpu_seconds`, the best of `repeats` runs behind the first.
+
+    Without repeats the first one counts.
+    """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     image = torch.randn(1, 3, *size)
     before = _gib("VmRSS")
-    seconds, cpu_seconds = [], []
+    seconds, cpu_seconds, peaks = [], [], []
     with torch.inference_mode():
         for _ in range(1 + repeats):
             began, cpu_began = time.perf_counter(), time.process_time()
             model(image)
             seconds.append(time.perf_counter() - began)
             cpu_seconds.append(time.process_time() - cpu_began)
-    best = {"seconds": min(seconds[1:]), "cpu_seconds": min(cpu_seconds[1:])}
-    return {"before": before, "peak": _gib("VmHWM"), **best}
+            peaks.append(_gib("VmHWM"))
+    best = {"seconds": min(seconds[1:] or seconds), "cpu_seconds": min(cpu_seconds[1:] or cpu_seconds)}
+    return {"before": before, "peak": peaks[0], "repeated": peaks[-1], **best}
 
 
 def _gib(entry: str) -> float:

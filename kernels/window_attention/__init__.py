@@ -48,6 +48,8 @@ def window_attention(
         return eager.window_attention(
             q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias
         )
+    if partition not in ("block", "grid"):
+        raise ValueError(f"partition is {partition!r}; it takes 'block' or 'grid'")
     if torch.compiler.is_exporting():
         run = exported.window_attention
     else:

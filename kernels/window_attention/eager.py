@@ -43,7 +43,8 @@ def window_attention(
     elif is_eager(q) and (grid or q.shape[2] > 1):
         out = _by_parts(q, k, v, grid, scale, bias, lepe_weight, lepe_bias)
     else:
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        if not is_eager(q):
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # compilers reckon long with other strides
         out = _join(_attend(q, k, v, scale, bias, lepe_weight, lepe_bias), grid)
     return out.narrow(1, top, height).narrow(2, left, width)
 

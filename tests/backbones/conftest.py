@@ -1,9 +1,9 @@
 """What the contract tests run on: every name of ours, cut down to a few blocks.
 
-A test with the argument `name` runs for every registered name: for tests that build on the meta device, or read what
-the registry says. One with `network` runs for each kind of network, one with `family` for the first name of each
-family; the others follow in `make test-all` only. One with `stem` and `golden_name` runs for every file of tests/golden
-whose model is here. A new family needs no entry.
+A test with the argument `name` runs for every registered name, but for sizes of timm's networks that differ in nothing
+else: for tests that build on the meta device, or read what the registry says. One with `network` runs for each kind of
+network, one with `family` for the first name of each family. What is left out follows in `make test-all`. One
+with `stem` and `golden_name` runs for every file of tests/golden whose model is here. A new family needs no entry.
 """
 
 import copy
@@ -90,10 +90,10 @@ def _goldens() -> list[tuple[str, str]]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = model_names()
-    if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", names)
     first = {timm.model_entrypoint(name).__module__: name for name in reversed(names)}.values()
-    for argument, now in (("family", set(first)), ("network", {*first, *ARCHITECTURES})):
+    networks = {*first, *ARCHITECTURES}
+    own = {name for name in names if not name.endswith("_fused")}
+    for argument, now in (("family", set(first)), ("network", networks), ("name", own | networks)):
         if argument in metafunc.fixturenames:
             chosen = [pytest.param(name, marks=[] if name in now else pytest.mark.all) for name in names]
             metafunc.parametrize(argument, chosen)

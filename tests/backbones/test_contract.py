@@ -435,6 +435,12 @@ def test_parameters_exempt_from_decay_exist_and_are_not_decayed(small: Build, na
     assert not any(id(named[key]) in decayed for key in exempt)
 
 
+@pytest.mark.parametrize("depths", [3, (1, 1), (1, 1, 1, 0), (1, 1, 1.5, 1)], ids=str)
+def test_depths_that_are_none_are_refused_in_a_sentence(family: str, depths: Any) -> None:
+    with pytest.raises(ValueError, match=r"depths is .*; it takes . numbers of blocks, 1 or more each"):
+        timm.create_model(family, depths=depths, device="meta")
+
+
 def test_drop_path_rises_from_0_to_its_rate_over_the_blocks(small: Build, name: str) -> None:
     model = small(name, drop_path_rate=0.3, device="meta")
     rates = [
@@ -446,10 +452,11 @@ def test_drop_path_rises_from_0_to_its_rate_over_the_blocks(small: Build, name: 
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_every_linear_layer_is_called_where_something_watches_it(small: Build, network: str, training: bool) -> None:
+def test_every_layer_is_called_where_something_watches_it(small: Build, network: str, training: bool) -> None:
     """What adapters, quantisers and pruners put in the place of a layer is used, and hooks see what passes."""
     model, called = small(network, num_classes=10).train(training), set()
-    layers = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d, nn.GELU)
+    layers = {name: part for name, part in model.named_modules() if isinstance(part, kinds)}
     for name, layer in layers.items():
         layer.register_forward_hook(lambda *_, name=name: called.add(name))
     with torch.set_grad_enabled(training):
@@ -462,8 +469,7 @@ def test_watching_changes_nothing(small: Build, network: str) -> None:
     model, x = small(network), image()
     expected = model(x)
     for part in model.modules():
-        if isinstance(part, nn.Linear):
-            part.register_forward_hook(lambda *_: None)
+        part.register_forward_hook(lambda *_: None)
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -525,6 +531,46 @@ def test_a_model_survives_copying_and_pickling(small: Build, family: str) -> Non
     expected = model(x)
     assert torch.equal(copy.deepcopy(model)(x), expected)
     assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
+
+
+def test_float16_autocast_gives_no_nan(small: Build, network: str) -> None:
+    model = small(network, num_classes=10)
+    with torch.no_grad(), torch.autocast("cpu", torch.float16):
+        logits, maps = model(3 * image()), model.forward_intermediates(3 * image(1, 3, 160, 192))[1]
+    assert all(value.isfinite().all() for value in (logits, *maps))
+
+
+# --- transformations, scripts, graphs, compilers ---
+
+
+def test_gradients_of_single_images_are_those_of_each_alone(small: Build, family: str) -> None:
+    model, x = small(family, num_classes=3), image(2, 3, 64, 64)
+    weights, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+
+    def loss(weights: dict[str, Tensor], one: Tensor) -> Tensor:
+        return torch.func.functional_call(model, (weights, buffers), (one[None],)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, x)
+    model(x[1:]).square().sum().backward()
+    scale = max(value.grad.abs().max() for value in weights.values())
+    for key, value in weights.items():
+        assert (each[key][1] - value.grad).abs().max() <= 1e-4 * scale, key
+
+
+@torch.no_grad()
+def test_forward_mode_differentiation_agrees_with_finite_differences(small: Build, family: str) -> None:
+    model, x = small(family, num_classes=3, dtype=torch.float64), image(1, 3, 64, 64).double()
+    direction = torch.randn_like(x)
+    _, tangent = torch.func.jvp(model, (x,), (direction,))
+    step = 1e-6
+    expected = (model(x + step * direction) - model(x - step * direction)) / (2 * step)
+    torch.testing.assert_close(tangent, expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_trace_gives_the_same_logits(small: Build, network: str) -> None:
+    model, x = small(network), image()
+    torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 # --- scripts, graphs, compilers ---

@@ -210,3 +210,8 @@ def test_weights_start_as_the_authors_start_theirs() -> None:
             bound = 1 / math.sqrt(part.weight[0].numel())  # torch's own: uniform up to 1 / sqrt(fan in)
             assert part.weight.abs().max().item() == pytest.approx(bound, rel=0.05)
             assert part.bias.count_nonzero() > 0
+
+
+def test_a_stripe_without_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"stripes is 0; it takes a whole number of pixels, 1 or more"):
+        timm.create_model("cswin_tiny", stripes=(1, 2, 0), device="meta")

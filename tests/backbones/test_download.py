@@ -133,6 +133,23 @@ def test_a_hash_in_the_files_name_is_checked(
     assert (tmp_path / "cache" / name).exists() == right
 
 
+def test_a_date_in_the_files_name_is_no_hash(small: Build, served: tuple[str, Path, list[str]], tmp_path: Path) -> None:
+    address, folder, _ = served
+    publish(small(NAME), folder / "weights-20220731.pth")
+    load(small, address, "weights-20220731.pth", tmp_path / "cache")
+
+
+def test_only_damage_makes_a_download_disappear(
+    small: Build, served: tuple[str, Path, list[str]], tmp_path: Path
+) -> None:
+    address, folder, _ = served
+    torch.save(torch.zeros(3), folder / "weights.pth")  # whole, but no dictionary
+    cache = tmp_path / "an empty cache, truncated"
+    with pytest.raises(ValueError, match="holds a Tensor"):
+        load(small, address, "weights.pth", cache)
+    assert (cache / "weights.pth").exists()
+
+
 def test_a_hash_in_the_cards_is_checked(
     small: Build, served: tuple[str, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -282,6 +282,18 @@ def test_attention_that_the_operators_cannot_do_stays_as_timms(
     assert_close(model(x), expected)
 
 
+def test_a_model_of_which_nothing_could_be_fused_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = plain("davit_tiny", num_classes=10)
+    fuse_attention(model)
+    assert caplog.text == ""
+    blocks = plain("maxvit_tiny_tf_224", num_classes=10)
+    for part in blocks.modules():
+        if isinstance(part, maxxvit.AttentionCl):
+            part.attn_drop.p = 0.5
+    fuse_attention(blocks)
+    assert "leaves the attention of this" in caplog.text
+
+
 @torch.no_grad()
 def test_parallel_attention_of_which_one_half_cannot_be_fused_stays_whole() -> None:
     model, x = plain("maxvit_tiny_pm_256"), image()

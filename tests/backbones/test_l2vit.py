@@ -167,3 +167,9 @@ def test_the_references_of_the_operators_give_the_same_maps(monkeypatch: pytest.
     maps = model(x)
     monkeypatch.setenv("VERTEBRA_KERNELS", "reference")
     torch.testing.assert_close(model(x), maps, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [0, -7, 3.5])
+def test_a_window_without_pixels_is_refused(side: Any) -> None:
+    with pytest.raises(ValueError, match=rf"window_size is {side}; it takes a whole number of pixels, 1 or more"):
+        timm.create_model("l2vit_tiny", window_size=side, device="meta")

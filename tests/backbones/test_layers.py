@@ -7,7 +7,7 @@ import timm.layers
 import torch
 from torch import Tensor, nn
 from vertebra.backbones import _layers
-from vertebra.backbones._layers import Block, Linear, Mlp, TokenConv, is_plain, quicken
+from vertebra.backbones._layers import Block, Mlp, TokenConv, is_plain, quicken
 
 
 def pair() -> tuple[Mlp, timm.layers.Mlp]:
@@ -77,8 +77,8 @@ def test_dropout_in_an_mlp_acts_in_training() -> None:
 
 
 def test_a_layer_is_plain_until_something_watches_it() -> None:
-    layer = Linear(3, 4)
-    assert is_plain(layer, nn.Linear(3, 4), TokenConv(4, 3), nn.GELU())
+    layer = nn.Linear(3, 4)
+    assert is_plain(layer, TokenConv(4, 3), nn.GELU())
     handle = layer.register_forward_hook(lambda *_: None)
     assert not is_plain(layer)
     handle.remove()
@@ -94,7 +94,7 @@ def test_quickening_a_block_keeps_its_keys_and_leaves_other_layers() -> None:
     block = nn.Sequential(nn.Linear(4, 4), Other(4, 4), timm.layers.Mlp(4, 8), nn.LayerNorm(4))
     keys = list(block.state_dict())
     quicken(block)
-    assert [type(part) for part in block] == [Linear, Other, Mlp, nn.LayerNorm]
+    assert [type(part) for part in block] == [nn.Linear, Other, Mlp, nn.LayerNorm]
     assert list(block.state_dict()) == keys
 
 

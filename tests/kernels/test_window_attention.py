@@ -168,3 +168,9 @@ def test_the_reference_attends_among_the_tokens_of_each_window(partition: str) -
         a, b, c = (x[place].flatten(1, 2).transpose(1, 2) for x in (q, k, v))
         expected = (a @ b.mT * HEAD_DIM**-0.5).softmax(-1) @ c
         torch.testing.assert_close(out[place].flatten(1, 2), expected.transpose(1, 2).flatten(2))
+
+
+def test_an_unknown_partition_is_refused() -> None:
+    q = torch.zeros(1, 4, 4, 1, 2)
+    with pytest.raises(ValueError, match=r"partition is 'windows'; it takes 'block' or 'grid'"):
+        window_attention(q, q, q, (2, 2), partition="windows")
