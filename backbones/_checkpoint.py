@@ -11,7 +11,7 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +201,11 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str, r
     unknown = [key for key in unknown if not key.startswith(heads)]
     reshaped = [f"{key} as {tuple(weights[key].shape)}" for key in trunk if key in weights and key not in fits]
     lacking = [key for key in trunk if key not in weights or key in fits]
-    said = [f"it lacks {_some(lacking)}"] * bool(lacking)
-    said += [f"it has {_some(reshaped)}, another shape"] * bool(reshaped)
-    said += [f"it has {_some(unknown)}, which the model has not"] * bool(unknown)
+    said = [f"it lacks {some(lacking)}"] * bool(lacking)
+    said += [f"it has {some(reshaped)}, another shape"] * bool(reshaped)
+    said += [f"it has {some(unknown)}, which the model has not"] * bool(unknown)
     if said:
-        raise UserError(f"checkpoint {source} does not fit {_architecture(model)}: {'; '.join(said)}")
+        raise UserError(f"checkpoint {source} does not fit {architecture(model)}: {'; '.join(said)}")
     return sorted(key for key in fresh if key.startswith(heads))
 
 
@@ -220,15 +220,17 @@ def _rename(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> 
         raise
     except Exception as error:
         raise UserError(
-            f"checkpoint {source} does not fit {_architecture(model)}: it has {_some(list(weights))}"
+            f"checkpoint {source} does not fit {architecture(model)}: it has {some(list(weights))}"
         ) from error
 
 
-def _architecture(model: nn.Module) -> str:
+def architecture(model: nn.Module) -> str:
+    """The name that a model was built by, else its class's."""
     return (getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)
 
 
-def _some(keys: list[str]) -> str:
+def some(keys: Sequence[str]) -> str:
+    """The first of many keys, and how many more there are."""
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 

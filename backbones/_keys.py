@@ -5,12 +5,13 @@ key of the trunk must be in the file, in its shape, and no other.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from ._checkpoint import find_weights
+from ._checkpoint import architecture, find_weights, some
 from ._errors import UserError
 
 _COUNTER = ".num_batches_tracked"
@@ -30,7 +31,8 @@ def convert_keys(
         checkpoint: flat or nested as `find_weights` takes it. Where keys start with `backbone.`, only those count: the
             others are a detector's neck and heads.
         model: as built, before any adaptation; its `pretrained_cfg` names the first convolution and the classifier.
-        rename: an authors' key -> ours; a key that is ours -> itself; a key to leave out (output norms) -> None.
+        rename: an authors' key -> ours; a key that is ours -> itself; a key to leave out (output norms) -> None. What
+            the authors call `head.weight` and `head.bias` it gets by the name of the model's classifier.
 
     Raises:
         UserError: keys are missing, unknown or of another shape; names the first of each.
@@ -39,14 +41,39 @@ def convert_keys(
     inner = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
     given: dict[str, Tensor] = {}
     old_names: dict[str, str] = {}
+    classifier = _part(model, "classifier", "head.fc")
     for key, value in (inner or weights).items():
-        new = rename(key)
+        new = rename(re.sub(r"^head\.(?=weight$|bias$)", classifier, key))
         if new is not None:
             given[new], old_names[new] = value, key
     own = model.state_dict()
     _check_trunk(model, given, own, old_names)
     _settle_classifier(model, given)
     return own | {key: given[key] for key in own.keys() & given.keys()}
+
+
+def replace_parts(key: str, parts: Mapping[str, str]) -> str:
+    """A key with every part that `parts` names replaced, one after the other."""
+    for theirs, ours in parts.items():
+        key = key.replace(theirs, ours)
+    return key
+
+
+_NUMBERED = {"patch_embed": "downsample", "block": "blocks", "norm": "norm"}
+
+
+def rename_numbered(key: str, parts: Mapping[str, str]) -> str:
+    """`block1.0.attn.q.bias` -> `stages.0.blocks.0.attn.q.bias`, as codes that descend from PVT number their stages.
+
+    Args:
+        key: of the authors; a key of ours stays as it is.
+        parts: what else to replace in a key of the authors.
+    """
+    found = re.match(r"(patch_embed|block|norm)(\d)\.", key)
+    if found is None:
+        return key
+    key = f"stages.{int(found[2]) - 1}.{_NUMBERED[found[1]]}.{key[found.end() :]}"
+    return replace_parts(key, parts)
 
 
 def _part(model: nn.Module, part: str, default: str) -> str:
@@ -84,10 +111,10 @@ def _check_trunk(
                 reshaped.append(f"{key} {tuple(theirs)} for {tuple(ours)}")
     faults = {"missing": missing, "unknown": unknown, "wrongly shaped": reshaped}
     said = ", ".join(
-        f"{len(keys)} {what} key{'s' * (len(keys) > 1)} ({_some(keys)})" for what, keys in faults.items() if keys
+        f"{len(keys)} {what} key{'s' * (len(keys) > 1)} ({some(keys)})" for what, keys in faults.items() if keys
     )
     if said:
-        raise UserError(f"the checkpoint does not fit {_name(model)}: {said}")
+        raise UserError(f"the checkpoint does not fit {architecture(model)}: {said}")
 
 
 def _settle_classifier(model: nn.Module, given: dict[str, Tensor]) -> None:
@@ -99,7 +126,9 @@ def _settle_classifier(model: nn.Module, given: dict[str, Tensor]) -> None:
         final = any(_is_final(key) and not key.startswith(classifier) for key in model.state_dict().keys() - given)
         parts = ["head"] * (num_classes > 0) + ["final norm"] * final
         if parts:
-            _logger.warning("%s: the checkpoint is a trunk alone; %s as initialised", _name(model), " and ".join(parts))
+            _logger.warning(
+                "%s: the checkpoint is a trunk alone; %s as initialised", architecture(model), " and ".join(parts)
+            )
         return
     expected, found = cfg.get("num_classes", num_classes), len(weight)
     if cfg:
@@ -110,12 +139,4 @@ def _settle_classifier(model: nn.Module, given: dict[str, Tensor]) -> None:
         if num_classes:
             level = logging.INFO if found == expected else logging.WARNING
             said = "%s: the checkpoint's head has %d classes, the model's %d; the head stays as initialised"
-            _logger.log(level, said, _name(model), found, num_classes)
-
-
-def _name(model: nn.Module) -> str:
-    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+            _logger.log(level, said, architecture(model), found, num_classes)

@@ -321,6 +321,10 @@ def weights_cfg(**entries: Any) -> dict[str, Any]:
     }
 
 
+AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "crop_mode": "squash"}
+"""What `weights_cfg` gets for weights tuned at 384 pixels: the whole image is squeezed into the square."""
+
+
 def build(
     cls: type[PyramidT],
     name: str,

@@ -301,7 +301,6 @@ def _rename(key: str, model: BiFormer) -> str | None:
     """`stages.0.1.mlp.3.bias` -> `stages.0.blocks.1.mlp.fc2.bias`; keys of ours stay as they are."""
     if key.startswith("extra_norms."):
         return None  # a detector's norms of the maps that leave
-    key = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)
     key = re.sub(r"^(stages\.\d+)\.(\d+)\.", r"\1.blocks.\2.", key)
     for theirs, ours in _BLOCK_PARTS.items():
         key = re.sub(theirs, ours, key)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..kernels._layout import missing, pad_map
 from ..kernels.global_attention import global_attention
 from ..kernels.window_attention import window_attention
-from ._keys import convert_keys
+from ._keys import convert_keys, replace_parts
 from ._layers import Block, Mlp, TokenConv, is_plain
 from ._pyramid import Pyramid, TokenStage, build, check_side, drop_path_ramp, weights_cfg
 
@@ -175,15 +175,11 @@ def _rename(key: str) -> str | None:
     """`stage1.0.attns.0.get_v.weight` -> `stages.0.blocks.0.attn.lepe.0.weight`; keys of ours stay as they are."""
     if re.match(r"norm[1-4]\.", key):
         return None  # output norms of the segmentation code
-    key = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)
     key = key.replace("stage1_conv_embed.0.", "stages.0.downsample.conv.")
     key = key.replace("stage1_conv_embed.2.", "stages.0.downsample.norm.")
     key = re.sub(r"^merge(\d)\.", r"stages.\1.downsample.", key)
     key, staged = re.subn(r"^stage(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.blocks.", key)
-    if staged:
-        for theirs, ours in _BLOCK_PARTS.items():
-            key = key.replace(theirs, ours)
-    return key
+    return replace_parts(key, _BLOCK_PARTS) if staged else key
 
 
 def _cfg(file: str = "", **entries: Any) -> dict[str, Any]:

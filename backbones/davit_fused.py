@@ -25,7 +25,7 @@ from ..kernels.depthwise_conv import depthwise_conv
 from ..kernels.window_attention import window_attention
 from ._checkpoint import find_weights
 from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, swap_modules
-from ._keys import convert_keys
+from ._keys import convert_keys, replace_parts
 from ._layers import bias_of, is_plain, quicken
 from ._pyramid import drop_path_ramp
 
@@ -214,15 +214,11 @@ def _rename(key: str) -> str | None:
     """`main_blocks.0.0.1.cpe.0.proj.bias` -> `stages.0.blocks.0.1.cpe1.proj.bias`; timm's keys stay as they are."""
     if re.match(r"norm\d\.", key):  # of a detector's outputs
         return None
-    key = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)
     key = re.sub(r"^norms\.", "head.norm.", key)
     key = re.sub(r"^(?:patch_embeds|convs)\.(\d+)\.", r"stages.\1.downsample.", key)
     key = key.replace(".downsample.proj.", ".downsample.conv.").replace("stages.0.downsample.", "stem.")
     key, staged = re.subn(r"^(?:main_)?blocks\.(\d+)\.", r"stages.\1.blocks.", key)
-    if staged:
-        for theirs, ours in _BLOCK_PARTS.items():
-            key = key.replace(theirs, ours)
-    return key
+    return replace_parts(key, _BLOCK_PARTS) if staged else key
 
 
 def _facts(name: str, tag: str) -> dict[str, Any]:

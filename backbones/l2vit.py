@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ..kernels._layout import fill_map
 from ..kernels.linear_attention import linear_attention
 from ..kernels.window_attention import window_attention
-from ._keys import convert_keys
+from ._keys import convert_keys, replace_parts
 from ._layers import DepthwiseConv, Mlp, TokenConv, bias_of
-from ._pyramid import Pyramid, TokenStage, build, check_side, drop_path_ramp, weights_cfg
+from ._pyramid import AT_384, Pyramid, TokenStage, build, check_side, drop_path_ramp, weights_cfg
 
 __all__ = ["L2ViT"]
 
@@ -238,13 +238,9 @@ def _rename(key: str) -> str | None:
     key = key.removeprefix("encoder.")
     if re.match(r"norm\d\.", key):
         return None  # a detector's norm of one output
-    key = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)
     key, downsampling = re.subn(r"^downsample_layers\.(\d)\.", r"stages.\1.downsample.", key)
     key, in_block = re.subn(r"^stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2.", key)
-    if downsampling or in_block:
-        for theirs, ours in _PARTS.items():
-            key = key.replace(theirs, ours)
-    return key
+    return replace_parts(key, _PARTS) if downsampling or in_block else key
 
 
 def _cfg(file: str, **entries: Any) -> dict[str, Any]:
@@ -266,13 +262,7 @@ default_cfgs = generate_default_cfgs(
         "l2vit_base.in1k": _cfg("Base-checkpoint-best-ema"),
         "l2vit_base.in22k": _cfg("Base-22k-pretrain-checkpoint-best", num_classes=21841),
         "l2vit_base.in22k_ft_in1k": _cfg("Base-22k21k-finetune-224-checkpoint-best"),
-        "l2vit_base_384.in22k_ft_in1k": _cfg(
-            "Base-22k21k-finetune-384-checkpoint-best",
-            input_size=(3, 384, 384),
-            pool_size=(12, 12),
-            crop_pct=1.0,
-            crop_mode="squash",
-        ),
+        "l2vit_base_384.in22k_ft_in1k": _cfg("Base-22k21k-finetune-384-checkpoint-best", **AT_384),
     }
 )
 

@@ -33,9 +33,9 @@ from ..kernels._layout import fill_map, is_eager
 from ..kernels.global_attention import global_attention
 from ..kernels.window_attention import window_attention
 from ._errors import UserError
-from ._keys import convert_keys
+from ._keys import convert_keys, replace_parts
 from ._layers import Block, TokenConv, is_plain
-from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
+from ._pyramid import AT_384, Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
 __all__ = ["LITv2"]
 
@@ -351,7 +351,6 @@ def _rename(key: str) -> str | None:
     """`layers.2.blocks.0.attn.l_kv.bias` -> `stages.2.blocks.0.attn.lo.kv.bias`; keys of ours stay as they are."""
     if re.match(r"norm\d\.", key):
         return None  # the norms of a detector's maps
-    key = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)
     if key.startswith(("patch_embed.", "layers.")):
         key = re.sub(
             r"^patch_embed\.(proj|norm)\.",
@@ -360,8 +359,7 @@ def _rename(key: str) -> str | None:
         )
         key = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.", key)
         key = re.sub(r"^layers\.", "stages.", key)
-        for theirs, ours in _PARTS.items():
-            key = key.replace(theirs, ours)
+        key = replace_parts(key, _PARTS)
     return key
 
 
@@ -376,14 +374,12 @@ def _cfg(file: str, **entries: Any) -> dict[str, Any]:
     )
 
 
-_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "crop_mode": "squash"}
-
 default_cfgs = generate_default_cfgs(
     {
         "litv2_small.in1k": _cfg("litv2_s.pth"),
         "litv2_medium.in1k": _cfg("litv2_m.pth"),
         "litv2_base.in1k": _cfg("litv2_b.pth"),
-        "litv2_base_384.in1k": _cfg("litv2_b_384.pth", **_384),
+        "litv2_base_384.in1k": _cfg("litv2_b_384.pth", **AT_384),
     }
 )
 

@@ -13,7 +13,6 @@ Kernel   neighborhood_pool_attention; global_attention in a last stage without p
 """
 
 import math
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import pairwise
@@ -31,10 +30,10 @@ from ..kernels.depthwise_conv import depthwise_conv
 from ..kernels.global_attention import global_attention
 from ..kernels.neighborhood_pool_attention import neighborhood_pool_attention, position_bias
 from ._errors import UserError
-from ._keys import convert_keys
+from ._keys import convert_keys, rename_numbered
 from ._layers import Block, is_plain
 from ._position_bias import PositionBias
-from ._pyramid import Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
+from ._pyramid import AT_384, Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
 __all__ = ["TransNeXt"]
 
@@ -340,7 +339,6 @@ def checkpoint_filter_fn(checkpoint: Mapping[str, Any], model: TransNeXt) -> dic
     return convert_keys(checkpoint, model, _rename)
 
 
-_STAGE_PARTS = {"patch_embed": "downsample", "block": "blocks", "norm": "norm"}
 _BLOCK_PARTS = {
     ".mlp.dwconv.dwconv.": ".mlp.dwconv.",
     ".attn.cpb_": ".attn.cpb.",
@@ -350,14 +348,7 @@ _BLOCK_PARTS = {
 
 def _rename(key: str) -> str:
     """`block1.0.attn.cpb_fc1.weight` -> `stages.0.blocks.0.attn.cpb.fc1.weight`; keys of ours stay as they are."""
-    key = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)
-    key, staged = re.subn(
-        r"^(patch_embed|block|norm)(\d)\.", lambda m: f"stages.{int(m[2]) - 1}.{_STAGE_PARTS[m[1]]}.", key
-    )
-    if staged:
-        for theirs, ours in _BLOCK_PARTS.items():
-            key = key.replace(theirs, ours)
-    return key
+    return rename_numbered(key, _BLOCK_PARTS)
 
 
 def _cfg(file: str, **entries: Any) -> dict[str, Any]:
@@ -371,7 +362,6 @@ def _cfg(file: str, **entries: Any) -> dict[str, Any]:
     )
 
 
-_AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "crop_mode": "squash"}
 _AT_256 = {"input_size": (3, 256, 256), "pool_size": (8, 8)}
 
 default_cfgs = generate_default_cfgs(
@@ -381,10 +371,10 @@ default_cfgs = generate_default_cfgs(
         "transnext_small.in1k": _cfg("transnext-small-224-1k/resolve/main/transnext_small_224_1k.pth"),
         "transnext_base.in1k": _cfg("transnext-base-224-1k/resolve/main/transnext_base_224_1k.pth"),
         "transnext_small_384.in1k": _cfg(
-            "transnext-small-384-1k-ft-1k/resolve/main/transnext_small_384_1k_ft_1k.pth", **_AT_384
+            "transnext-small-384-1k-ft-1k/resolve/main/transnext_small_384_1k_ft_1k.pth", **AT_384
         ),
         "transnext_base_384.in1k": _cfg(
-            "transnext-base-384-1k-ft-1k/resolve/main/transnext_base_384_1k_ft_1k.pth", **_AT_384
+            "transnext-base-384-1k-ft-1k/resolve/main/transnext_base_384_1k_ft_1k.pth", **AT_384
         ),
         "transnext_micro_aaaa_256.in1k": _cfg(
             "transnext-micro-AAAA-256-1k/resolve/main/transnext_micro_AAAA_256_1k.pth", **_AT_256

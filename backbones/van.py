@@ -8,7 +8,6 @@ Options  `depths`, and `norm_eps`: 1e-6 as the classifiers were trained, 1e-5 as
 Kernel   depthwise_conv, in the gate (with and without gaps) and in the MLP
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import pairwise
@@ -19,9 +18,9 @@ from timm.layers import DropPath, LayerNorm2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ._keys import convert_keys
+from ._keys import convert_keys, rename_numbered
 from ._layers import DepthwiseConv
-from ._pyramid import Pyramid, Stage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
+from ._pyramid import AT_384, Pyramid, Stage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
 __all__ = ["VAN"]
 
@@ -146,7 +145,6 @@ def checkpoint_filter_fn(checkpoint: Mapping[str, Any], model: VAN) -> dict[str,
     return convert_keys(checkpoint, model, _rename)
 
 
-_STAGE_PARTS = {"patch_embed": "downsample", "block": "blocks", "norm": "norm"}
 _BLOCK_PARTS = {
     ".attn.proj_1.": ".mixer.proj_in.",
     ".attn.spatial_gating_unit.conv0.": ".mixer.gate.near.",
@@ -161,14 +159,7 @@ _BLOCK_PARTS = {
 
 def _rename(key: str) -> str:
     """`block1.0.attn.proj_1.weight` -> `stages.0.blocks.0.mixer.proj_in.weight`; keys of ours stay as they are."""
-    key = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)
-    key, staged = re.subn(
-        r"^(patch_embed|block|norm)(\d)\.", lambda m: f"stages.{int(m[2]) - 1}.{_STAGE_PARTS[m[1]]}.", key
-    )
-    if staged:
-        for theirs, ours in _BLOCK_PARTS.items():
-            key = key.replace(theirs, ours)
-    return key
+    return rename_numbered(key, _BLOCK_PARTS)
 
 
 def _cfg(**entries: Any) -> dict[str, Any]:
@@ -189,7 +180,7 @@ def _in1k(file: str = "") -> dict[str, Any]:
 _22K = {
     "in22k": _cfg(num_classes=21841),
     "in22k_ft_in1k": _cfg(),
-    "in22k_ft_in1k_384": _cfg(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode="squash"),
+    "in22k_ft_in1k_384": _cfg(**AT_384),
 }
 
 default_cfgs = generate_default_cfgs(
