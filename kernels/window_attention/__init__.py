@@ -48,10 +48,14 @@ def window_attention(
         return eager.window_attention(
             q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias
         )
-    if partition not in ("block", "grid"):
-        raise ValueError(f"partition is {partition!r}; it takes 'block' or 'grid'")
+    _check_partition(partition)
     if torch.compiler.is_exporting():
         run = exported.window_attention
     else:
         run = reference.window_attention if dispatch.is_reference(backend) else eager.window_attention
     return run(q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias)
+
+
+def _check_partition(partition: str) -> None:
+    if partition not in ("block", "grid"):
+        raise ValueError(f"partition is {partition!r}; it takes 'block' or 'grid'")

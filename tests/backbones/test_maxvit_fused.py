@@ -1,5 +1,6 @@
 """What is particular to the fused MaxViT; what it shares is in test_fused.py, its numbers are in test_golden.py."""
 
+import math
 from itertools import product
 from typing import Any
 
@@ -12,8 +13,9 @@ from timm.models.maxxvit import MaxxVitTransformerCfg
 from torch import Tensor, nn
 from torch.nn import functional
 from vertebra import fuse_attention
-from vertebra.backbones import model_names
-from vertebra.backbones.maxvit_fused import FusedAvgPool2d, FusedAvgPool2dSame, FusedConv2dSame, checkpoint_filter_fn
+from vertebra.backbones import _mbconv_fused, model_names
+from vertebra.backbones._mbconv_fused import FusedAvgPool2d, FusedAvgPool2dSame, FusedConv2dSame
+from vertebra.backbones.maxvit_fused import checkpoint_filter_fn
 
 NAMES = [name for name in model_names() if name.startswith("maxvit_")]
 KINDS = {
@@ -268,3 +270,19 @@ def test_a_table_of_another_number_of_heads_is_refused_by_key() -> None:
     weights[key] = torch.zeros(5, 3, 3)
     with pytest.raises(ValueError, match=rf"wrongly shaped key.* \({key} "):
         checkpoint_filter_fn(weights, model)
+
+
+@pytest.mark.parametrize("fused", ["maxvit_tiny_tf_224_fused", "maxvit_rmlp_pico_rw_256_fused"])
+@torch.no_grad()
+def test_wide_maps_made_in_pieces_are_the_same(fused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = timm.create_model(fused, depths=(1, 1, 1, 1)).eval(), torch.randn(1, 3, 75, 96)
+    monkeypatch.setattr(_mbconv_fused, "_WIDE", math.inf)
+    expected = model(x)
+    called = []
+    for block in model.modules():
+        if isinstance(block, _mbconv_fused.FusedMbConvBlock):
+            inner = block._in_pieces
+            monkeypatch.setattr(block, "_in_pieces", lambda x, inner=inner: called.append(1) or inner(x))
+    monkeypatch.setattr(_mbconv_fused, "_WIDE", 0)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert len(called) == 4
