@@ -65,17 +65,23 @@ class CrossAttention(nn.Module):
 
     def _attend(self, branch: int, qkv: Tensor, window: tuple[int, int], offset: tuple[int, int]) -> Tensor:
         """(B, H, W, 3, heads, D) -> (B, H, W, heads * D)."""
+        if torch.jit.is_scripting():
+            return self._at_once(branch, qkv, window, offset)
+        if is_plain(self.lepe[branch]):
+            return self._at_once(branch, qkv, window, offset)
         q, k, v = qkv.unbind(3)
-        lepe = self.lepe[0] if branch == 0 else self.lepe[1]
-        if not torch.jit.is_scripting() and not is_plain(lepe):
-            out = window_attention(q, k, v, window, pad_offset=offset)
-            return out + self._encode(lepe, v.flatten(3), window, offset)
-        weight, bias = lepe.weight, lepe.bias
+        return window_attention(q, k, v, window, pad_offset=offset) + self._encode(branch, v.flatten(3), window, offset)
+
+    def _at_once(self, branch: int, qkv: Tensor, window: tuple[int, int], offset: tuple[int, int]) -> Tensor:
+        q, k, v = qkv.unbind(3)
+        weight = self.lepe[0].weight if branch == 0 else self.lepe[1].weight
+        bias = self.lepe[0].bias if branch == 0 else self.lepe[1].bias
         return window_attention(q, k, v, window, pad_offset=offset, lepe_weight=weight, lepe_bias=bias)
 
     @torch.jit.unused
-    def _encode(self, lepe: nn.Module, v: Tensor, window: tuple[int, int], offset: tuple[int, int]) -> Tensor:
+    def _encode(self, branch: int, v: Tensor, window: tuple[int, int], offset: tuple[int, int]) -> Tensor:
         """What a module in the place of a convolution makes of v (B, H, W, C), called in each window: (B, H, W, C)."""
+        lepe = self.lepe[branch]
         (top, left), (height, width), (wh, ww) = offset, v.shape[1:3], window
         v = pad_map(v, top, missing(top + height, wh), left, missing(left + width, ww))
         cut = v.unflatten(2, (-1, ww)).unflatten(1, (-1, wh)).permute(0, 1, 3, 5, 2, 4)  # (B, rows, columns, C, wh, ww)

@@ -72,8 +72,11 @@ class FusedConvPosEnc(davit.ConvPosEnc):
     """Add what each pixel's neighbours say of its position: (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and not is_plain(self.proj):
-            return x + self.act(self.proj(x))
+        if torch.jit.is_scripting():
+            return self._at_once(x)
+        return self._at_once(x) if is_plain(self.proj) else x + self.act(self.proj(x))
+
+    def _at_once(self, x: Tensor) -> Tensor:
         return depthwise_conv(x, self.proj.weight, self.proj.bias, 1, self.activation, residual=x)
 
 

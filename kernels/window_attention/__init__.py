@@ -43,6 +43,9 @@ def window_attention(
 
     Returns:
         (B, H, W, heads * D).
+
+    Raises:
+        ValueError: a partition or a backend that does not exist; names those that do.
     """
     if torch.jit.is_scripting():
         return eager.window_attention(
