@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from ..kernels._kept import kept
 from ..kernels._layout import is_eager, pad_map
+from ..kernels._precision import without_autocast
 from ..kernels.global_attention import global_attention
 from ..kernels.routing_attention import routing_attention
 from ._checkpoint import find_weights
@@ -72,9 +73,7 @@ def _route(qkv: Tensor, regions: tuple[int, int], tall: int, wide: int, top_k: i
     q_and_k = qkv.detach()[..., : qkv.shape[-1] // 3 * 2]
     if torch.jit.is_scripting():
         return _best(_means(q_and_k, regions, tall, wide).double(), top_k)  # float64, too, is beyond autocast's reach
-    if qkv.is_meta:
-        return _best(_means(q_and_k, regions, tall, wide), top_k)  # to autocast, meta is no device
-    with torch.autocast(qkv.device.type, enabled=False):
+    with without_autocast(qkv):
         return _best(_means(q_and_k, regions, tall, wide), top_k)
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from .._precision import without_autocast
 from . import eager, reference
 
 __all__ = ["linear_attention"]
@@ -35,8 +36,5 @@ def linear_attention(
     if torch.jit.is_scripting():
         return eager.linear_attention(q, k, v, temperature, min_denominator)
     run = reference.linear_attention if dispatch.is_reference(backend) else eager.linear_attention
-    device = q.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
-            return run(q, k, v, temperature, min_denominator)
-    return run(q, k, v, temperature, min_denominator)
+    with without_autocast(q):
+        return run(q, k, v, temperature, min_denominator)
