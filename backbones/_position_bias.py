@@ -124,7 +124,12 @@ class PositionBias(nn.Module):
         if torch.is_grad_enabled():
             return _second_layer(down, across, self.fc2.weight)
         step = max(1, _PIECE // across.numel())
-        return torch.cat([_second_layer(rows, across, self.fc2.weight) for rows in down.split(step, 1)], 1)
+        weight = self.fc2.weight
+        table = weight.new_empty(len(weight), down.shape[1], across.shape[1])  # many small results would tear the heap
+        for start in range(0, down.shape[1], step):
+            part = slice(start, start + step)
+            table[:, part] = _second_layer(down[:, part], across, weight)
+        return table
 
 
 def _second_layer(down: Tensor, across: Tensor, weight: Tensor) -> Tensor:
