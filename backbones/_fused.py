@@ -106,7 +106,7 @@ class FusedNetwork(nn.Module):
 
     def _embed(self, x: Tensor) -> Tensor:
         """What stands before the stages."""
-        raise NotImplementedError
+        raise NotImplementedError  # each family has its own
 
     def _final_norm(self, x: Tensor) -> Tensor:
         """What stands behind them, before the head."""

@@ -334,8 +334,8 @@ def build(
 ) -> PyramidT:
     """Build a registered model through timm, so that tags, weights, overlays and `features_only` do what timm says.
 
-    `features_only` models get no classifier at all, and their maps come from `forward_intermediates`. Weights behind a
-    direct link are fetched and read by `published_weights`.
+    `features_only` models get no classifier at all, and their maps come from `forward_intermediates`. Weights in a file
+    or behind a direct link are read by `published_weights`.
 
     Raises:
         UserError: the published weights cannot be had, are damaged, or do not fit.

@@ -26,7 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
     """
     if torch.jit.is_scripting():
         return _plain(x, weight, bias, gelu)
-    if fuses(x, weight):
+    if fuses(x, weight, bias):
         return _onednn(x, weight, bias, "gelu", [], "none") if gelu else _onednn(x, weight, bias, "none", [], "")
     return _plain(x, weight, bias, gelu)
 
@@ -36,8 +36,8 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor
     return functional.gelu(x) if gelu else x
 
 
-def fuses(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's operator can take both, with no gradient, transformation or observer to miss it."""
+def fuses(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether oneDNN's operator can take them, with no gradient, transformation or observer to miss it."""
     return (
         _onednn is not None
         and is_eager(x)
@@ -45,7 +45,9 @@ def fuses(x: Tensor, weight: Tensor) -> bool:
         and type(weight) in (Tensor, Parameter)  # a subclass may hold quantized weights
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and not (
+            torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in (x, weight, bias))
+        )
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
         and not torch._C._len_torch_dispatch_stack()

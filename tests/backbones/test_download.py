@@ -182,6 +182,11 @@ def test_a_missing_file_and_a_missing_server_are_said_in_a_sentence(
         load(small, "http://127.0.0.1:1", "weights.pth", tmp_path / "cache")
 
 
+def test_a_file_that_is_not_there_is_said_in_a_sentence(small: Build) -> None:
+    with pytest.raises(ValueError, match=r"checkpoint nowhere\.pth does not exist"):
+        small(NAME, pretrained=True, pretrained_cfg_overlay={"file": "nowhere.pth"})
+
+
 def test_weights_that_nobody_published_are_said_to_be_missing() -> None:
     with pytest.raises(RuntimeError, match="No pretrained weights exist"):
         timm.create_model("van_b4.in1k", pretrained=True)

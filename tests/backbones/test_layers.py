@@ -7,7 +7,7 @@ import timm.layers
 import torch
 from torch import Tensor, nn
 from vertebra.backbones import _layers
-from vertebra.backbones._layers import Block, Mlp, TokenConv, is_plain, quicken
+from vertebra.backbones._layers import Block, Mlp, TokenConv, bias_of, is_plain, quicken
 
 
 def pair() -> tuple[Mlp, timm.layers.Mlp]:
@@ -121,3 +121,11 @@ def test_an_mlp_of_a_large_map_holds_no_hidden_map(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(_layers, "linear", lambda x, weight, *_, **__: seen.append(len(x)) or x @ weight.T)
     Mlp(12, 40).eval()(torch.randn(1, 100, 100, 12))
     assert max(seen) <= 2048
+
+
+@torch.no_grad()
+def test_what_stands_in_place_of_a_layer_is_asked_what_it_makes_of_zeros() -> None:
+    layer, x = nn.Linear(3, 4), torch.randn(2, 5, 3)
+    assert bias_of(layer, x) is layer.bias
+    assert torch.equal(bias_of(Doubled(layer), x), 2 * layer.bias)
+    assert bias_of(nn.Linear(3, 4, bias=False), x) is None

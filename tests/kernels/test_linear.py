@@ -51,6 +51,12 @@ def test_gradients_flow() -> None:
     torch.testing.assert_close(given, [value.grad for value in (x, weight, bias)])
 
 
+def test_a_bias_that_alone_is_trained_receives_its_gradient() -> None:
+    x, weight, bias = drawn(3)
+    linear(x, weight, bias.requires_grad_()).sum().backward()
+    torch.testing.assert_close(bias.grad, torch.full_like(bias, 3))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions_keep_theirs(dtype: torch.dtype) -> None:
     x, weight, bias = (value.to(dtype) for value in drawn(3))
