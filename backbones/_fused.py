@@ -9,16 +9,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from timm.layers import ClassifierHead, NormMlpClassifierHead
 from timm.models import DefaultCfg, PretrainedCfg
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ._errors import UserError
-from ._pyramid import MIN_SIZE, _check_format, build, prepare_image
+from ._features import MIN_SIZE, FeatureMaps
+from ._pyramid import build
 
 _logger = logging.getLogger(__name__)
 
@@ -91,73 +91,8 @@ def prepare_network(model: Any) -> bool:
     return True
 
 
-class FusedNetwork(nn.Module):
-    """timm's interface as `Pyramid` has it, over a network of timm: comes before timm's class among the bases.
-
-    The family says what it has before and behind its stages: `_embed` and `_final_norm`.
-    """
-
-    if TYPE_CHECKING:  # what timm's class brings
-        stages: nn.Sequential
-        forward_head: Callable[..., Tensor]
-
-    __constants__ = ("first_stage",)
-    first_stage = 0  # its number among the maps: 1 where the stem's map is the first
-
-    def _embed(self, x: Tensor) -> Tensor:
-        """What stands before the stages."""
-        raise NotImplementedError  # each family has its own
-
-    def _final_norm(self, x: Tensor) -> Tensor:
-        """What stands behind them, before the head."""
-        return x
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, not pooled: (B, in_chans, H, W) -> (B, num_features, H', W').
-
-        Raises:
-            UserError: a side of the image is shorter than 32 pixels.
-        """
-        return self._final_norm(self.stages(self._embed(prepare_image(x))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps that leave the stages, MaxViT's stem too, and what `forward_features` returns.
-
-        Arguments, order of the maps and errors are those of `Pyramid.forward_intermediates`.
-        """
-        if not torch.jit.is_scripting():
-            _check_format(output_fmt)
-        first, final = self.first_stage, self.first_stage + len(self.stages) - 1
-        take, last = feature_take_indices(final + 1, indices)
-        end = last if stop_early or intermediates_only else final
-        x = self._embed(prepare_image(x))
-        maps: dict[int, Tensor] = {}
-        if first == 1:
-            maps[0] = x
-        for i, stage in enumerate(self.stages):
-            if first + i <= end:
-                x = stage(x)
-                if first + i in take:
-                    maps[first + i] = x
-        if end == final:
-            x = self._final_norm(x)
-            if norm and final in take:
-                maps[final] = x
-        wanted = [maps[i] for i in take]
-        if intermediates_only:
-            return wanted
-        return x, wanted
+class FusedNetwork(FeatureMaps):
+    """timm's interface as `Pyramid` has it, over a network of timm: comes before timm's class among the bases."""
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, **options: Any) -> None:
         """Put a fresh classifier in place, initialised as at build, on the model's device, dtype and mode.

@@ -15,15 +15,13 @@ from typing import Any, TypeVar
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint_seq, register_notrace_function, resolve_pretrained_cfg
+from timm.models import build_model_with_cfg, checkpoint_seq, resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from ..kernels._layout import is_eager
 from ._download import published_weights
 from ._errors import UserError
-
-MIN_SIZE = 32  # the coarsest map has stride 32: below, it would have less than one pixel
+from ._features import MIN_SIZE, FeatureMaps
 
 PyramidT = TypeVar("PyramidT", bound="Pyramid")
 
@@ -62,7 +60,7 @@ class TokenStage(Stage):
         return self.norm(self.run_blocks(x)).permute(0, 3, 1, 2)
 
 
-class Pyramid(nn.Module):
+class Pyramid(FeatureMaps):
     """A backbone of four stages with timm's interface: image (B, in_chans, H, W) -> logits (B, num_classes).
 
     Args:
@@ -109,64 +107,12 @@ class Pyramid(nn.Module):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, normed and not pooled: (B, in_chans, H, W) -> (B, num_features, H/32, W/32).
-
-        Raises:
-            UserError: a side of the image is shorter than 32 pixels.
-        """
-        return self.norm(self.stages(prepare_image(x)))
+    def _final_norm(self, x: Tensor) -> Tensor:
+        return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, num_features, H, W) -> logits (B, num_classes), or (B, head_hidden_size) with `pre_logits`."""
         return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps that leave the stages, and what `forward_features` returns.
-
-        Args:
-            x: image (B, in_chans, H, W).
-            indices: None for all maps, n for the last n, or their numbers (negative ones count from the end); the maps
-                come in the order asked for.
-            norm: put the last map through the final norm, in families that have one.
-            stop_early: do not run stages behind the last map asked for; the first result is then that map.
-            output_fmt: "NCHW", the only one.
-            intermediates_only: return the list of maps alone.
-
-        Raises:
-            UserError: another `output_fmt`, or a side of the image is shorter than 32 pixels.
-        """
-        if not torch.jit.is_scripting():
-            _check_format(output_fmt)
-        x = prepare_image(x)
-        final = len(self.stages) - 1
-        take, last = feature_take_indices(len(self.stages), indices)
-        end = last if stop_early or intermediates_only else final
-        maps: dict[int, Tensor] = {}
-        for i, stage in enumerate(self.stages):
-            if i <= end:
-                x = stage(x)
-                if i in take:
-                    maps[i] = x
-        if end == final:
-            x = self.norm(x)
-            if norm and final in take:
-                maps[final] = x
-        wanted = [maps[i] for i in take]
-        if intermediates_only:
-            return wanted
-        return x, wanted
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -240,33 +186,6 @@ class Pyramid(nn.Module):
 def _check_head(num_classes: int, global_pool: str) -> None:
     if num_classes and not global_pool:
         raise UserError(f"global_pool='' leaves a map, which the classifier of num_classes={num_classes} cannot take")
-
-
-def _check_format(output_fmt: str) -> None:
-    if output_fmt != "NCHW":
-        raise UserError(f"output_fmt is {output_fmt!r}; maps leave as 'NCHW', and in no other layout")
-
-
-@register_notrace_function
-def prepare_image(x: Tensor) -> Tensor:
-    """Refuse an image (B, C, H, W) with a side below 32 pixels, and on a CPU lay it out for oneDNN: channels last.
-
-    The convolutions keep the layout they get, and the one that suits them best is a fifth faster and needs no copies of
-    the widest maps. Compilers, exports, scripts and traces, where shapes are symbols, see nothing of this.
-
-    Raises:
-        UserError: says the size and the limit.
-    """
-    if torch.jit.is_scripting():
-        return x
-    if not is_eager(x):
-        return x
-    height, width = x.shape[-2:]
-    if min(height, width) < MIN_SIZE:
-        raise UserError(f"an image of {height}x{width} pixels is too small: no side may be below {MIN_SIZE}")
-    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        return x.contiguous(memory_format=torch.channels_last)
-    return x
 
 
 def drop_path_ramp(rate: float, depths: Sequence[int], stages: int = 4) -> list[list[float]]:

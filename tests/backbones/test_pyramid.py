@@ -9,6 +9,7 @@ import torch
 from timm.layers import LayerNorm2d
 from timm.models import group_parameters
 from torch import Tensor, nn
+from vertebra.backbones._features import prepare_image
 from vertebra.backbones._keys import convert_keys
 from vertebra.backbones._pyramid import (
     Pyramid,
@@ -16,7 +17,6 @@ from vertebra.backbones._pyramid import (
     build,
     drop_path_ramp,
     init_conv_fan_out_,
-    prepare_image,
     weights_cfg,
 )
 
