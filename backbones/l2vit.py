@@ -17,7 +17,7 @@ from timm.layers import DropPath, LayerNorm2d, trunc_normal_
 from timm.models import generate_default_cfgs, register_model, register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
-from ..kernels._layout import fill_map
+from ..kernels._layout import fill_map, in_order
 from ..kernels.linear_attention import linear_attention
 from ..kernels.window_attention import window_attention
 from ._keys import convert_keys, replace_parts
@@ -77,7 +77,7 @@ class LocalConcentration(nn.Module):
         self.conv2 = DepthwiseConv(dim, 7, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.norm(self.conv1(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
+        return self.conv2(self.norm(self.conv1(in_order(x.permute(0, 3, 1, 2))))).permute(0, 2, 3, 1)
 
 
 class WindowBlock(nn.Module):
@@ -152,7 +152,7 @@ class Downsample(nn.Module):
 @register_notrace_function
 def _fill(x: Tensor, multiple: int) -> Tensor:
     """Zeros at the bottom and right of a map (B, C, H, W), to sides that are multiples of a number."""
-    return fill_map(x.permute(0, 2, 3, 1), multiple).permute(0, 3, 1, 2)
+    return in_order(fill_map(x.permute(0, 2, 3, 1), multiple).permute(0, 3, 1, 2))
 
 
 class L2ViT(Pyramid):

@@ -29,12 +29,12 @@ from torch.nn import functional
 from torchvision.ops import deform_conv2d
 
 from ..kernels import dispatch
-from ..kernels._layout import fill_map, is_eager
+from ..kernels._layout import fill_map, in_order, is_eager
 from ..kernels.global_attention import global_attention
 from ..kernels.window_attention import window_attention
 from ._errors import UserError
 from ._keys import convert_keys, replace_parts
-from ._layers import Block, TokenConv, is_plain
+from ._layers import Block, TokenConv, bias_of, is_plain
 from ._pyramid import AT_384, Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
 __all__ = ["LITv2"]
@@ -73,11 +73,11 @@ def _corners(offset: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     offset (B, 8, h, w) moves tap t = 2 i + j by channel 2 t down and by channel 2 t + 1 to the right, in pixels.
     """
     batch, _, h, w = offset.shape
-    moves = offset.reshape(batch, 2, 2, 2, h, w).permute(0, 4, 1, 5, 2, 3).reshape(batch, 2 * h, 2 * w, 2)
-    ys, xs, images = (torch.arange(n, device=offset.device) for n in (2 * h, 2 * w, batch))
-    y, share_y = _neighbours(moves[..., 0] + ys[:, None], height)
-    x, share_x = _neighbours(moves[..., 1] + xs, width)
-    rows = (images[:, None, None, None] * height + y)[..., :, None] * width + x[..., None, :]
+    moves = offset.reshape(batch, 2, 2, 2, h, w).permute(0, 4, 1, 5, 2, 3)  # (B, h, i, w, j, down and right)
+    ys, xs, images, tap = (torch.arange(n, device=offset.device) for n in (h, w, batch, 2))
+    y, share_y = _neighbours(moves[..., 0] + (2 * ys[:, None] + tap)[..., None, None], height)
+    x, share_x = _neighbours(moves[..., 1] + (2 * xs[:, None] + tap), width)
+    rows = (images[:, None, None, None, None, None] * height + y)[..., :, None] * width + x[..., None, :]
     shares = share_y[..., :, None] * share_x[..., None, :]
     return rows.reshape(-1, 4), shares.reshape(-1, 4)
 
@@ -104,8 +104,8 @@ def move_pixels(x: Tensor, offset: Tensor) -> Tensor:
         out = functional.embedding_bag(rows, table, per_sample_weights=shares, mode="sum")
     else:
         out = _mix_rows(table, rows, shares)
-    out = out.to(dtype).reshape(batch, offset.shape[2] * 2, offset.shape[3] * 2, dim)
-    return out.permute(0, 3, 1, 2)
+    out = out.to(dtype).reshape(batch, offset.shape[2] * 2, offset.shape[3] * 2, dim).permute(0, 3, 1, 2)
+    return in_order(out)
 
 
 def _mix_rows(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
@@ -150,10 +150,7 @@ class DeformableMerging(nn.Module):
 
 
 class HighFrequency(nn.Module):
-    """Attention among the tokens of each window: (B, H, W, C) -> (B, H, W, heads * head_dim).
-
-    What `forward` gets is filled up to whole windows; it cuts its result to the height and width of the map.
-    """
+    """Attention among the tokens of each window: (B, H, W, C) -> (B, H, W, heads * head_dim)."""
 
     def __init__(self, dim: int, heads: int, head_dim: int, window: int, **dd: Any) -> None:
         super().__init__()
@@ -162,18 +159,19 @@ class HighFrequency(nn.Module):
         self.qkv = nn.Linear(dim, 3 * heads * head_dim, **dd)
         self.proj = nn.Linear(heads * head_dim, heads * head_dim, **dd)
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        three = [3, self.heads, -1]
         qkv = self.qkv(x)
-        q, k, v = qkv.reshape(
-            x.shape[0], x.shape[1], x.shape[2], 3, self.heads, qkv.shape[3] // 3 // self.heads
-        ).unbind(3)
-        return self.proj(window_attention(q, k, v, (self.window, self.window))[:, :height, :width])
+        q, k, v = qkv.unflatten(3, three).unbind(3)
+        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)  # a padded token's projection
+        pad = None if bias is None else bias.to(qkv.dtype).unflatten(0, three)
+        return self.proj(window_attention(q, k, v, (self.window, self.window), pad=pad))
 
 
 class LowFrequency(nn.Module):
     """Attention of each token to the means of all windows: (B, H, W, C) -> (B, H, W, heads * head_dim).
 
-    `filled` is the map filled up to whole windows. Windows of one token leave it as it is.
+    The map is filled up to whole windows with zeros, which count. Windows of one token leave it as it is.
     """
 
     def __init__(self, dim: int, heads: int, head_dim: int, window: int, **dd: Any) -> None:
@@ -185,12 +183,14 @@ class LowFrequency(nn.Module):
         self.kv = nn.Linear(dim, 2 * heads * head_dim, **dd)
         self.proj = nn.Linear(heads * head_dim, heads * head_dim, **dd)
 
-    def forward(self, x: Tensor, filled: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
+        means = x
         if self.window > 1:
-            filled = functional.avg_pool2d(filled.permute(0, 3, 1, 2), self.window).permute(0, 2, 3, 1)
+            filled = fill_map(x, self.window).permute(0, 3, 1, 2)
+            means = functional.avg_pool2d(filled, self.window).permute(0, 2, 3, 1)
         q = self.q(x).reshape(batch, height * width, self.heads, self.head_dim)
-        kv = self.kv(filled).reshape(batch, filled.shape[1] * filled.shape[2], 2, self.heads, self.head_dim)
+        kv = self.kv(means).reshape(batch, means.shape[1] * means.shape[2], 2, self.heads, self.head_dim)
         k, v = kv.unbind(2)
         return self.proj(global_attention(q, k, v)).reshape(batch, height, width, self.heads * self.head_dim)
 
@@ -210,12 +210,10 @@ class HiLo(nn.Module):
         self.lo = LowFrequency(dim, low, dim // heads, window, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1], x.shape[2]
-        filled = fill_map(x, self.window)
-        low = self.lo(x, filled)
+        low = self.lo(x)
         if self.hi is None:
             return low
-        return torch.cat([self.hi(filled, height, width), low], -1)
+        return torch.cat([self.hi(x), low], -1)
 
 
 class Mlp(nn.Module):

@@ -75,8 +75,11 @@ def _pool_at_once(x: Tensor, rows: int, columns: int) -> Tensor:
 def _pool_by_matrices(x: Tensor, rows: int, columns: int) -> Tensor:
     """The same for exports, which have no adaptive pooling where sizes are symbols."""
     batch, height, width, dim = x.shape
-    x = (_averages(height, rows, x) @ x.reshape(batch, height, width * dim)).reshape(batch, rows, width, dim)
-    return (_averages(width, columns, x) @ x).flatten(1, 2)
+    x = x.transpose(1, 2).reshape(batch * width, height, dim)
+    x = torch.bmm(_averages(height, rows, x).expand(batch * width, rows, height), x)
+    x = x.reshape(batch, width, rows, dim).transpose(1, 2).reshape(batch * rows, width, dim)
+    x = torch.bmm(_averages(width, columns, x).expand(batch * rows, columns, width), x)
+    return x.reshape(batch, rows * columns, dim)
 
 
 class Attention(nn.Module):

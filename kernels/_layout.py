@@ -16,6 +16,17 @@ def is_eager(x: Tensor) -> bool:
     return not is_transformed()
 
 
+def in_order(x: Tensor) -> Tensor:
+    """In an export, a copy of `x` in the order of its dimensions; elsewhere `x` itself.
+
+    Norms, sums and the like look at the strides of another order. An exporter notes what they found as a condition on
+    the sizes, one that it cannot prove for a range of them.
+    """
+    if torch.jit.is_scripting():
+        return x
+    return x.clone(memory_format=torch.contiguous_format) if torch.compiler.is_exporting() else x
+
+
 def is_transformed() -> bool:
     """Whether `torch.func` or forward-mode differentiation is at work: they follow PyTorch's plain operators only."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
@@ -28,6 +39,12 @@ def missing(side: int, multiple: int) -> int:
     they divide by `multiple` at once; a remainder they carry through the whole network.
     """
     return (side + multiple - 1) // multiple * multiple - side
+
+
+def divided(x: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """`x // by` and `x % by`, of integers. Exporters to ONNX have no remainder by a side that is free."""
+    times = x // by
+    return times, x - times * by
 
 
 def fill_map(x: Tensor, multiple: int) -> Tensor:

@@ -53,7 +53,7 @@ def neighborhood_pool_attention(
             learnable_tokens,
             learnable_bias,
             near_bias[:, top:end],
-            pair_rows(table, bias_rows[top:end], bias_columns.shape[1]),
+            pair_rows(table, bias_rows[top:end]),
         )
         out.append(part)
     return out[0] if len(out) == 1 else torch.cat(out, 1)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._kept import kept
-from .._layout import is_eager
+from .._layout import divided, is_eager
 
 _PART = 4 << 20  # bytes of gathered keys and values at once, where no gradient keeps them
 _MASKED = 1024  # tokens of a map, at most, for a mask of all pairs
@@ -99,18 +99,20 @@ def _by_number(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | No
     tall, wide = height // rows, width // columns
     tokens = tall * wide + 1
     place = torch.arange(count * tokens, device=q.device)
-    region, token = place // tokens, (place % tokens).clamp(max=tall * wide - 1)
-    source = (region // columns * tall + token // wide) * width + region % columns * wide + token % wide
+    region, token = divided(place, tokens)
+    (row, column), (y, x) = divided(region, columns), divided(token.clamp(max=tall * wide - 1), wide)
+    source = (row * tall + y) * width + column * wide + x
     q, k, v = (
         x.reshape(batch, height * width, heads * head_dim)
         .index_select(1, source)
         .reshape(batch * count, tokens, heads, head_dim)
         for x in (q, k, v)
     )
-    seen = torch.arange(picks * tokens, device=q.device) % tokens < tall * wide
+    seen = divided(torch.arange(picks * tokens, device=q.device), tokens)[1] < tall * wide
     out = _attend(q, k, v, _flat(index), scale, seen[None, None, None])
-    row, column = torch.arange(height, device=q.device)[:, None], torch.arange(width, device=q.device)
-    place = (row // tall * columns + column // wide) * tokens + row % tall * wide + column % wide
+    row, y = divided(torch.arange(height, device=q.device)[:, None], tall)
+    column, x = divided(torch.arange(width, device=q.device), wide)
+    place = (row * columns + column) * tokens + y * wide + x
     out = out.reshape(batch, count * tokens, heads * head_dim).index_select(1, place.flatten())
     return out.reshape(batch, height, width, heads * head_dim)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._layout import divided, in_order
 from .eager import position_bias
 
 
@@ -33,18 +34,18 @@ def window_attention(
     order = number.new_full((windows * window[0] * window[1],), tokens).scatter(0, place, number)
     fills = q.new_zeros(3, 1, heads, head_dim) if pad is None else pad[:, None].to(q.dtype)
     q, k, v = (
-        torch.cat([x.flatten(0, 2), fill]).index_select(0, order).reshape(windows, -1, heads, head_dim)
-        for x, fill in zip((q, k, v), fills, strict=True)
-    )
+        torch.cat([x.flatten(0, 2), fill]).index_select(0, order) for x, fill in zip((q, k, v), fills, strict=True)
+    )  # (windows * wh * ww, heads, D)
     bias = None if bias_table is None else position_bias(bias_table, window).to(q.dtype)
-    out = functional.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias, scale=scale
-    ).transpose(1, 2)
+    by_window = (in_order(x.reshape(windows, -1, heads, head_dim).transpose(1, 2)) for x in (q, k, v))
+    out = functional.scaled_dot_product_attention(*by_window, attn_mask=bias, scale=scale)
+    out = out.transpose(1, 2).reshape(-1, heads * head_dim)
     if lepe_weight is not None:
-        images = v.reshape(windows, *window, heads * head_dim).permute(0, 3, 1, 2)
+        rows = v.reshape(windows * window[0], window[1], heads * head_dim)  # in two steps: one would divide by sides
+        images = rows.reshape(windows, *window, heads * head_dim).permute(0, 3, 1, 2)
         lepe = functional.conv2d(images, lepe_weight, lepe_bias, padding=1, groups=heads * head_dim)
-        out = out + lepe.permute(0, 2, 3, 1).reshape(out.shape)
-    out = out.reshape(-1, heads * head_dim).index_select(0, place)
+        out = out + in_order(lepe.permute(0, 2, 3, 1)).reshape(-1, heads * head_dim)
+    out = out.index_select(0, place)
     return out.reshape(batch, height, width, heads * head_dim)
 
 
@@ -52,12 +53,13 @@ def _places(q: Tensor, window: tuple[int, int], partition: str, pad_offset: tupl
     """Where each token of q (B, H, W, ...) stands in the order of windows, (B * H * W,), and the number of windows."""
     batch, height, width = q.shape[:3]
     (wh, ww), (top, left) = window, pad_offset
-    rows, columns = -(-(top + height) // wh), -(-(left + width) // ww)
+    rows, columns = (top + height + wh - 1) // wh, (left + width + ww - 1) // ww  # ONNX rounds negative numbers up
     number = torch.arange(batch * height * width, device=q.device)
-    image, y, x = number // (height * width), number // width % height + top, number % width + left
+    row, x = divided(number, width)
+    image, y = divided(row, height)
     if partition == "grid":
-        row, y, column, x = y % rows, y // rows, x % columns, x // columns
+        (y, row), (x, column) = divided(y + top, rows), divided(x + left, columns)
     else:
-        row, y, column, x = y // wh, y % wh, x // ww, x % ww
+        (row, y), (column, x) = divided(y + top, wh), divided(x + left, ww)
     place = (((image * rows + row) * columns + column) * wh + y) * ww + x
     return place, batch * rows * columns + 1

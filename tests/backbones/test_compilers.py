@@ -2,8 +2,10 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from timm.layers import set_scriptable
@@ -127,5 +129,38 @@ def test_an_exported_program_takes_any_batch_height_and_width(small: Build, fami
     model = small(family, features_only=features_only)
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     program = torch.export.export(model, (torch.randn(2, 3, 128, 192),), dynamic_shapes=(free,)).module()
-    for x in (torch.randn(3, 3, 192, 128), torch.randn(1, 3, 129, 259)):  # maps of one pixel a side would be fixed
+    for size in ((3, 192, 128), (1, 129, 259), (1, 203, 333), (2, 96, 144)):  # maps of one pixel a side would be fixed
+        x = torch.randn(size[0], 3, *size[1:])
         torch.testing.assert_close(program(x), model(x))
+
+
+PROVEN = {"transnext_micro_aaaa_256": 128, "shvit": 192}  # sides from which on each map has two pixels or more
+
+
+@torch.no_grad()
+def test_an_export_takes_ranges_of_sides_too(small: Build, family: str) -> None:
+    """The exporter must prove for each side of the ranges what it found for one."""
+    if family == "biformer_stl_nchw":
+        pytest.skip("the exporter cannot prove that the regions of its map are more than one")
+    least = next((side for start, side in PROVEN.items() if family.startswith(start)), 64)
+    image = torch.randn(2, 3, 203, 333)
+    ranges = {0: torch.export.Dim("batch", min=1, max=64)}
+    ranges |= {i: torch.export.Dim(side, min=least, max=4096) for i, side in ((2, "height"), (3, "width"))}
+    model = small(family)
+    program = torch.export.export(model, (image,), dynamic_shapes=(ranges,)).module()
+    x = torch.randn(1, 3, least, 211)
+    torch.testing.assert_close(program(x), model(x))
+
+
+@torch.no_grad()
+def test_an_onnx_graph_takes_any_batch_height_and_width(small: Build, onnx_name: str, tmp_path: Path) -> None:
+    model, file = small(onnx_name), tmp_path / "model.onnx"
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.onnx.export(model, (torch.randn(2, 3, 128, 192),), dynamic_shapes=(free,), verbose=False)
+    assert program is not None
+    program.save(file)
+    session = onnxruntime.InferenceSession(file)
+    for size in ((1, 203, 333), (3, 96, 144)):
+        x = torch.randn(size[0], 3, *size[1:])
+        (given,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(given), model(x), rtol=1e-3, atol=1e-4)
