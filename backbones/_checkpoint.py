@@ -107,7 +107,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except PermissionError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from None
     except Exception as error:  # damaged bytes lead PyTorch's unpickler into errors of every kind
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason = in_words(str(error), "its bytes make no sense")
         if "TorchScript" in reason:
             raise UserError(f"checkpoint {path} is a TorchScript program, not a file of weights") from None
         raise DamagedFile(f"checkpoint {path} is truncated or no checkpoint file ({reason})") from error
@@ -118,6 +118,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def in_words(said: str, otherwise: str) -> str:
+    """The first line of an error, if it has words: some say a number alone."""
+    first = said.strip().partition("\n")[0][:160]
+    return first if " " in first else otherwise
+
+
 def _refusal(path: Path, error: pickle.UnpicklingError) -> UserError:
     try:
         with torch.serialization.safe_globals(_allowed()):
@@ -125,7 +131,7 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> UserError:
     except Exception:  # not the zip format, or damaged: the error names what it met first
         names = []
     core = re.search(r"\n\n\s*(.*)\n\nCheck the documentation", str(error))  # between PyTorch's advice
-    said = (core[1] if core else str(error).splitlines()[0])[:160]
+    said = in_words(core[1] if core else str(error), "its bytes make no sense")
     names = names or re.findall(r"GLOBAL (\S+) (?:was not|whose module)", str(error))
     with path.open("rb") as file:
         pickled = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
@@ -163,7 +169,8 @@ def find_weights(checkpoint: Mapping[str, Any], raw: bool = False) -> dict[str, 
     nested = checkpoint[place] if place else checkpoint
     weights = {key: value for key, value in nested.items() if isinstance(value, torch.Tensor) and isinstance(key, str)}
     if not weights:
-        raise UserError(f"the checkpoint holds no weights; its keys are {', '.join(map(str, list(checkpoint)[:8]))}")
+        keys = ", ".join(map(str, list(checkpoint)[:8]))
+        raise UserError(f"the checkpoint holds no weights; {f'its keys are {keys}' if keys else 'it is empty'}")
     return clean_state_dict(weights)
 
 

@@ -107,12 +107,14 @@ def prepare_image(x: Tensor) -> Tensor:
     the widest maps. Compilers, exports, scripts and traces, where shapes are symbols, see nothing of this.
 
     Raises:
-        UserError: says the size and the limit.
+        UserError: says the size and the limit; or it is no batch of images.
     """
     if torch.jit.is_scripting():
         return x
     if not is_eager(x):
         return x
+    if x.dim() != 4:
+        raise UserError(f"images are (B, C, H, W), and this tensor is {tuple(x.shape)}")
     height, width = x.shape[-2:]
     if min(height, width) < MIN_SIZE:
         raise UserError(f"an image of {height}x{width} pixels is too small: no side may be below {MIN_SIZE}")

@@ -65,6 +65,8 @@ def fuse_attention(model: ModuleT) -> ModuleT:
         UserError: there is no attention of these families in it. Where there is only such as the operators cannot do,
             a warning says so.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"fuse_attention takes a built network, and this is {model!r}")
     attention = tuple(cls for plain, swap in _SWAPS.items() if swap.attends for cls in (plain, swap.fused))
     if not any(isinstance(module, attention) for module in model.modules()):
         name = type(model).__name__

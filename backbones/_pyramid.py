@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint_seq, resolve_pretrained_cfg
+from timm.models import PretrainedCfg, build_model_with_cfg, checkpoint_seq, resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -192,10 +193,12 @@ def drop_path_ramp(rate: float, depths: Sequence[int], stages: int = 4) -> list[
     """Drop path rates by stage and block: a straight line from 0 at the first block to `rate` at the last.
 
     Raises:
-        UserError: `depths` does not give a number of blocks for each stage.
+        UserError: `depths` does not give a number of blocks for each stage, or `rate` is no share below 1.
     """
     if not isinstance(depths, Sequence) or len(depths) != stages or not all(_is_count(depth) for depth in depths):
         raise UserError(f"depths is {depths!r}; it takes {stages} numbers of blocks, 1 or more each")
+    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise UserError(f"drop_path_rate is {rate!r}; it takes a number from 0 up and below 1")
     rates: Any = calculate_drop_path_rates(rate, list(depths), stagewise=True)
     return rates
 
@@ -212,6 +215,16 @@ def check_side(name: str, value: Any) -> None:
     """
     if not _is_count(value):
         raise UserError(f"{name} is {value!r}; it takes a whole number of pixels, 1 or more")
+
+
+def check_sides(name: str, values: Any, count: int) -> None:
+    """`check_side` for an option that says a side for each of so many stages.
+
+    Raises:
+        UserError: says the option and its value.
+    """
+    if not isinstance(values, Sequence) or len(values) != count or not all(_is_count(value) for value in values):
+        raise UserError(f"{name} is {values!r}; it takes {count} whole numbers of pixels, 1 or more each")
 
 
 def init_conv_fan_out_(conv: nn.Conv2d) -> None:
@@ -244,6 +257,15 @@ AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "
 """What `weights_cfg` gets for weights tuned at 384 pixels: the whole image is squeezed into the square."""
 
 
+def _without_link(cfg: PretrainedCfg) -> str:
+    name = ".".join(filter(None, (cfg.architecture, cfg.tag)))
+    published = f"; the authors' page is {cfg.origin_url}" if cfg.origin_url else ""
+    return (
+        f"there is no direct link to weights of {name}{published}; "
+        "pretrained_cfg_overlay=dict(file='FILE') takes a file you have, as it is"
+    )
+
+
 def build(
     cls: type[PyramidT],
     name: str,
@@ -264,6 +286,8 @@ def build(
     overlay = kwargs.pop("pretrained_cfg_overlay", None)
     cfg = resolve_pretrained_cfg(name, kwargs.pop("pretrained_cfg", None), overlay)
     weights = published_weights(cfg, kwargs.get("cache_dir")) if pretrained else None
+    if pretrained and weights is None and not (cfg.state_dict or cfg.hf_hub_id):
+        raise UserError(_without_link(cfg))
     convert = checkpoint_filter_fn
     if weights is not None:  # timm copies what its cfg holds, so the cfg gets a token and the filter the file
         cfg = replace(cfg, state_dict={"fetched": True})
@@ -271,15 +295,21 @@ def build(
         def convert(_: Mapping[str, Any], built: PyramidT) -> dict[str, Tensor]:
             return checkpoint_filter_fn(weights, built)
 
-    model = build_model_with_cfg(
-        cls,
-        name,
-        pretrained,
-        pretrained_cfg=cfg,
-        pretrained_filter_fn=convert,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True},
-        **kwargs,
-    )
+    try:
+        model = build_model_with_cfg(
+            cls,
+            name,
+            pretrained,
+            pretrained_cfg=cfg,
+            pretrained_filter_fn=convert,
+            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True},
+            **kwargs,
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the published weights of {name} cannot be had from {cfg.hf_hub_id} on the Hugging Face hub: {reason}"
+        ) from error
     if weights is not None:
         described: Any = model.pretrained_cfg
         described["state_dict"] = None

@@ -27,7 +27,7 @@ from ..kernels.global_attention import global_attention
 from ..kernels.window_attention import window_attention
 from ._keys import convert_keys, replace_parts
 from ._layers import Block, Mlp, TokenConv, is_plain
-from ._pyramid import Pyramid, TokenStage, build, check_side, drop_path_ramp, weights_cfg
+from ._pyramid import Pyramid, TokenStage, build, check_sides, drop_path_ramp, weights_cfg
 
 __all__ = ["CSWin"]
 
@@ -137,8 +137,7 @@ class CSWin(Pyramid):
         dtype: torch.dtype | None = None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
-        for stripe in stripes:
-            check_side("stripes", stripe)
+        check_sides("stripes", stripes, 3)
         rates = drop_path_ramp(drop_path_rate, depths)
         dims = tuple(dim * 2**i for i in range(4))
         stages = []

@@ -27,7 +27,7 @@ from ._checkpoint import find_weights
 from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, swap_modules
 from ._keys import convert_keys, replace_parts
 from ._layers import bias_of, is_plain, quicken
-from ._pyramid import drop_path_ramp
+from ._pyramid import check_side, drop_path_ramp
 
 __all__ = ["FusedDaVit"]
 
@@ -164,7 +164,8 @@ class FusedDaVit(FusedNetwork, davit.DaVit):
     """Four stages of pairs of blocks, one on windows and one on channels; the arguments are those of timm's `DaVit`."""
 
     def __init__(self, depths: tuple[int, ...] = (1, 1, 3, 1), global_pool: str = "avg", **kwargs: Any) -> None:
-        drop_path_ramp(0.0, depths)  # for its error
+        drop_path_ramp(kwargs.get("drop_path_rate", 0.0), depths)  # for its errors
+        check_side("window_size", kwargs.get("window_size", 7))
         normed = not kwargs.get("head_norm_first", False)
         check_pooling(kwargs.get("num_classes", 1000), global_pool, classifies_maps=normed, widens=not normed)
         super().__init__(depths=tuple(depths), global_pool=global_pool, **kwargs)

@@ -124,7 +124,8 @@ class FusedMaxxVit(FusedNetwork, maxxvit.MaxxVit):
     first_stage = 1
 
     def __init__(self, cfg: MaxxVitCfg, global_pool: str = "avg", **kwargs: Any) -> None:
-        drop_path_ramp(0.0, kwargs.get("depths", cfg.depths), len(cfg.embed_dim))  # for its error
+        rate = kwargs.get("drop_path_rate", 0.0)
+        drop_path_ramp(rate, kwargs.get("depths", cfg.depths), len(cfg.embed_dim))  # for its errors
         normed = bool(kwargs.get("head_hidden_size", cfg.head_hidden_size))
         check_pooling(kwargs.get("num_classes", 1000), global_pool, classifies_maps=normed, widens=not normed)
         super().__init__(cfg, global_pool=global_pool, **kwargs)

@@ -18,6 +18,7 @@ from timm.layers import DropPath, LayerNorm2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from ._errors import UserError
 from ._keys import convert_keys, rename_numbered
 from ._layers import DepthwiseConv
 from ._pyramid import AT_384, Pyramid, Stage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
@@ -112,6 +113,8 @@ class VAN(Pyramid):
         dtype: torch.dtype | None = None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
+        if not isinstance(norm_eps, int | float) or norm_eps <= 0:
+            raise UserError(f"norm_eps is {norm_eps!r}; it takes a number above 0")
         rates = drop_path_ramp(drop_path_rate, depths)
         stages = []
         for i, (chans, dim) in enumerate(pairwise((in_chans, *dims))):

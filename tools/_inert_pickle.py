@@ -15,7 +15,7 @@ from typing import IO, Any, ClassVar
 
 import torch
 from torch import Tensor
-from vertebra.backbones._checkpoint import check_file
+from vertebra.backbones._checkpoint import check_file, in_words
 from vertebra.backbones._errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # opens a stream of pickles
@@ -52,7 +52,7 @@ def read_inert(path: str | Path) -> tuple[dict[Any, Any], list[str]]:
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # what comes of bytes that anyone may have written has no end of names
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason = in_words(str(error), "its bytes make no sense")
         raise UserError(f"checkpoint {path} is truncated or no checkpoint file ({reason})") from error
     if not isinstance(content, dict):
         kind = content.name if isinstance(content, Foreign) else type(content).__name__

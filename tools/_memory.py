@@ -70,7 +70,8 @@ def measure(name: str, size: tuple[int, int], threads: int = THREADS, repeats: i
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise UserError(f"{name} at {size[0]}x{size[1]}: {said[-1][:200]}")
+        sentence = said[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+        raise UserError(f"{name} at {size[0]}x{size[1]}: {sentence[:200]}")
     return json.loads(done.stdout)
 
 

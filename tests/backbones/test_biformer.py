@@ -1,6 +1,7 @@
 """What is particular to BiFormer; its numbers are in test_golden.py, its interface in test_contract.py."""
 
 import itertools
+from typing import Any
 
 import pytest
 import timm
@@ -149,9 +150,10 @@ def test_the_number_of_regions_changes_the_maps_and_not_the_weights() -> None:
         assert not torch.allclose(other(x), logits)
 
 
-def test_no_regions_are_refused_in_a_sentence() -> None:
-    with pytest.raises(ValueError, match="n_win is 0; it takes"):
-        timm.create_model("biformer_tiny", n_win=0, device="meta")
+@pytest.mark.parametrize(("option", "value"), [("n_win", 0), ("n_win", 7.0), ("auto_pad", "no")])
+def test_an_option_that_is_none_is_refused_in_a_sentence(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{option} is {value!r}; it takes"):
+        timm.create_model("biformer_tiny", **{option: value}, device="meta")
 
 
 @pytest.mark.parametrize("variant", ["biformer_tiny", "biformer_stl", "biformer_stl_nchw"])

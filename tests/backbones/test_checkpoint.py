@@ -153,6 +153,17 @@ def test_what_is_no_checkpoint_is_one_sentence(make: Callable[[Path], Any], sent
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_reason_is_given_in_words_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_bytes(b"\x80\x02he.")  # PyTorch's unpickler says "101", the byte
+    with pytest.raises(UserError, match=r"truncated or no checkpoint file \(\D*\)$"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_an_empty_dictionary_is_said_to_be_empty() -> None:
+    with pytest.raises(UserError, match="the checkpoint holds no weights; it is empty"):
+        find_weights({})
+
+
 # ---- files that are read
 
 _MMENGINE = """

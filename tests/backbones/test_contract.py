@@ -323,6 +323,12 @@ def test_depths_that_are_none_are_refused_in_a_sentence(family: str, depths: Any
         timm.create_model(family, depths=depths, device="meta")
 
 
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, "0.1"])
+def test_a_drop_path_rate_that_is_no_share_is_refused_in_a_sentence(family: str, rate: Any) -> None:
+    with pytest.raises(ValueError, match=f"drop_path_rate is {rate!r}; it takes a number from 0 up and below 1"):
+        timm.create_model(family, drop_path_rate=rate, device="meta")
+
+
 def test_drop_path_rises_from_0_to_its_rate_over_the_blocks(small: Build, name: str) -> None:
     model = small(name, drop_path_rate=0.3, device="meta")
     rates = [

@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from typing import Any
 
 import pytest
 import timm
@@ -212,6 +213,7 @@ def test_weights_start_as_the_authors_start_theirs() -> None:
             assert part.bias.count_nonzero() > 0
 
 
-def test_a_stripe_without_pixels_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"stripes is 0; it takes a whole number of pixels, 1 or more"):
-        timm.create_model("cswin_tiny", stripes=(1, 2, 0), device="meta")
+@pytest.mark.parametrize("stripes", [(1, 2, 0), (1, 2), (1, 2, 7, 7), 1, (1, 2, 2.5)], ids=str)
+def test_what_are_no_stripes_is_refused_in_a_sentence(stripes: Any) -> None:
+    with pytest.raises(ValueError, match=r"stripes is .*; it takes 3 whole numbers of pixels, 1 or more each"):
+        timm.create_model("cswin_tiny", stripes=stripes, device="meta")

@@ -230,3 +230,8 @@ def test_florence_2s_whole_file_gives_its_image_tower_as_timm_reads_it(size: str
     assert set(given) == set(model.state_dict())
     assert len(expected) == len(tower)
     assert all(given[key] is expected[key] for key in expected)
+
+
+def test_a_window_without_pixels_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match="window_size is 0; it takes a whole number of pixels, 1 or more"):
+        timm.create_model("davit_tiny_fused", window_size=0, device="meta")

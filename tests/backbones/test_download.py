@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -187,6 +188,16 @@ def test_a_file_that_is_not_there_is_said_in_a_sentence(small: Build) -> None:
         small(NAME, pretrained=True, pretrained_cfg_overlay={"file": "nowhere.pth"})
 
 
-def test_weights_that_nobody_published_are_said_to_be_missing() -> None:
-    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
+def test_weights_without_a_direct_link_are_said_to_be_at_the_authors() -> None:
+    sentence = r"no direct link to weights of van_b4\.in1k; .* page is https://.*overlay=dict\(file='FILE'\) takes"
+    with pytest.raises(ValueError, match=sentence):
         timm.create_model("van_b4.in1k", pretrained=True)
+
+
+def test_without_a_network_the_hubs_weights_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ValueError, match=r"weights of shvit_s1_fused cannot be had from timm/shvit_s1\.in1k on"
+    ) as caught:
+        timm.create_model("shvit_s1_fused", pretrained=True, cache_dir=tmp_path)
+    assert len(str(caught.value).splitlines()) == 1

@@ -226,6 +226,11 @@ def test_a_model_without_such_attention_is_refused_in_a_sentence_and_left_alone(
     assert classes(model) == before
 
 
+def test_a_name_is_no_network_and_that_is_said() -> None:
+    with pytest.raises(ValueError, match="fuse_attention takes a built network, and this is 'davit_tiny'"):
+        fuse_attention("davit_tiny")
+
+
 def test_a_graph_is_refused_for_it_holds_the_operations_of_blocks_and_not_the_blocks() -> None:
     model = plain("shvit_s1", features_only=True, feature_cls="fx")
     with pytest.raises(ValueError, match="FeatureGraphNet holds no attention"):

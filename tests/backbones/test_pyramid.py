@@ -167,3 +167,8 @@ def test_the_size_check_is_silent_on_symbols() -> None:
     assert graph(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
     with pytest.raises(ValueError, match="too small"):
         prepare_image(torch.zeros(1, 3, 31, 32))
+
+
+def test_one_image_that_is_no_batch_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"images are \(B, C, H, W\), and this tensor is \(3, 64, 64\)"):
+        make_toy()(torch.zeros(3, 64, 64))

@@ -1,6 +1,7 @@
 """What is particular to VAN; its numbers are in test_golden.py, its interface in test_contract.py."""
 
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -96,6 +97,12 @@ def test_weights_start_as_the_authors_start_theirs() -> None:
     scales = [value for key, value in model.named_parameters() if "scale" in key]
     assert len(scales) == 2 * 13
     assert all((value == 0.01).all() for value in scales)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, "1e-6"])
+def test_an_epsilon_that_is_none_is_refused_in_a_sentence(value: Any) -> None:
+    with pytest.raises(ValueError, match=f"norm_eps is {value!r}; it takes a number above 0"):
+        timm.create_model("van_b0", norm_eps=value, device="meta")
 
 
 def test_scales_of_the_branches_are_exempt_from_weight_decay() -> None:
