@@ -11,6 +11,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..kernels._linear import fuses, linear
 from ..kernels.depthwise_conv import depthwise_conv
+from ..kernels.window_attention import window_attention
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -147,3 +148,22 @@ def _is_watched(layer: nn.Module) -> bool:
 def bias_of(layer: nn.Module, x: Tensor) -> Tensor | None:
     """What a linear layer makes of a token of zeros, for x (..., C): its bias; what stands in its place is asked."""
     return layer.bias if is_plain(layer) else layer(x.new_zeros(1, x.shape[-1]))[0]
+
+
+def attend_in_windows(
+    qkv: Tensor, bias: Tensor | None, heads: int, window: tuple[int, int], scale: float | None = None
+) -> Tensor:
+    """Attention inside windows that hang over the map, where they find projected zeros.
+
+    Args:
+        qkv: (B, H, W, 3 * heads * D), what a linear layer makes of the map.
+        bias: (3 * heads * D,), what it makes of a token of zeros: `bias_of` the layer.
+        heads, window, scale: see `window_attention`.
+
+    Returns:
+        (B, H, W, heads * D).
+    """
+    three = [3, heads, -1]
+    q, k, v = qkv.unflatten(3, three).unbind(3)
+    pad = None if bias is None else bias.to(qkv.dtype).unflatten(0, three)
+    return window_attention(q, k, v, window, scale=scale, pad=pad)

@@ -22,11 +22,10 @@ from torch.nn import functional
 from ..kernels._layout import is_eager
 from ..kernels.channel_attention import channel_attention
 from ..kernels.depthwise_conv import depthwise_conv
-from ..kernels.window_attention import window_attention
 from ._checkpoint import find_weights
 from ._fused import FusedNetwork, build_fused, check_pooling, fused_cfgs, fused_form_of, swap_modules
 from ._keys import convert_keys, replace_parts
-from ._layers import bias_of, is_plain, quicken
+from ._layers import attend_in_windows, bias_of, is_plain, quicken
 from ._pyramid import check_side, drop_path_ramp
 
 __all__ = ["FusedDaVit"]
@@ -85,12 +84,8 @@ class FusedWindowAttention(davit.WindowAttention):
     """Attention inside each window of a map: (B, H, W, C) -> (B, H, W, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        three = [3, self.num_heads, -1]
-        qkv = self.qkv(x)
-        q, k, v = qkv.unflatten(3, three).unbind(3)
-        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)  # a padded token's projection
-        pad = None if bias is None else bias.to(qkv.dtype).unflatten(0, three)
-        return self.proj(window_attention(q, k, v, self.window_size, scale=self.scale, pad=pad))
+        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)
+        return self.proj(attend_in_windows(self.qkv(x), bias, self.num_heads, self.window_size, self.scale))
 
 
 @register_notrace_module

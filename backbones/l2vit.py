@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from ..kernels._layout import fill_map, in_order
 from ..kernels.linear_attention import linear_attention
-from ..kernels.window_attention import window_attention
 from ._keys import convert_keys, replace_parts
-from ._layers import DepthwiseConv, Mlp, TokenConv, bias_of
+from ._layers import DepthwiseConv, Mlp, TokenConv, attend_in_windows, bias_of
 from ._pyramid import AT_384, Pyramid, TokenStage, build, check_side, drop_path_ramp, weights_cfg
 
 __all__ = ["L2ViT"]
@@ -44,10 +43,8 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(3, (3, self.heads, -1)).unbind(3)
         bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)
-        outside = None if bias is None else bias.view(3, self.heads, -1).to(q.dtype)
-        return self.proj(window_attention(q, k, v, self.window, pad=outside))
+        return self.proj(attend_in_windows(self.qkv(x), bias, self.heads, self.window))
 
 
 @register_notrace_module

@@ -31,10 +31,9 @@ from torchvision.ops import deform_conv2d
 from ..kernels import dispatch
 from ..kernels._layout import fill_map, in_order, is_eager
 from ..kernels.global_attention import global_attention
-from ..kernels.window_attention import window_attention
 from ._errors import UserError
 from ._keys import convert_keys, replace_parts
-from ._layers import Block, TokenConv, bias_of, is_plain
+from ._layers import Block, TokenConv, attend_in_windows, bias_of, is_plain
 from ._pyramid import AT_384, Pyramid, TokenStage, build, drop_path_ramp, init_conv_fan_out_, weights_cfg
 
 __all__ = ["LITv2"]
@@ -160,12 +159,8 @@ class HighFrequency(nn.Module):
         self.proj = nn.Linear(heads * head_dim, heads * head_dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        three = [3, self.heads, -1]
-        qkv = self.qkv(x)
-        q, k, v = qkv.unflatten(3, three).unbind(3)
-        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)  # a padded token's projection
-        pad = None if bias is None else bias.to(qkv.dtype).unflatten(0, three)
-        return self.proj(window_attention(q, k, v, (self.window, self.window), pad=pad))
+        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)
+        return self.proj(attend_in_windows(self.qkv(x), bias, self.heads, (self.window, self.window)))
 
 
 class LowFrequency(nn.Module):
