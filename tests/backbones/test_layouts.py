@@ -148,17 +148,21 @@ def test_a_head_of_another_size_loads_where_the_model_has_that_size(small: Build
 def test_a_head_of_another_size_is_left_out_and_said(
     small: Build, family: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    weights = drawn(small(family, num_classes=21841))
+    fresh = small(family)
+    if fresh.num_classes == 0:
+        pytest.skip("built without a classifier")
+    weights = drawn(small(family, num_classes=7))
     model = load(small, family, weights)
     assert_same(model, weights, "stages.")
-    assert_same(model, small(family).state_dict(), classifier(family))
-    assert "21841 classes" in caplog.text
-    assert "1000" in caplog.text
+    assert_same(model, fresh.state_dict(), classifier(family))
+    assert f"head has 7 classes, the model's {fresh.num_classes};" in caplog.text
 
 
 def test_transfer_to_other_classes_keeps_the_trunk_and_is_no_warning(
     small: Build, family: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    if small(family).num_classes == 0:
+        pytest.skip("built without a classifier")
     weights = drawn(small(family))
     with caplog.at_level(logging.WARNING):
         model = load(small, family, weights, num_classes=10)
@@ -168,8 +172,9 @@ def test_transfer_to_other_classes_keeps_the_trunk_and_is_no_warning(
 
 
 def test_loading_leaves_the_registered_cfg_alone(small: Build, family: str) -> None:
+    before = timm.get_pretrained_cfg(family).num_classes
     load(small, family, drawn(small(family, num_classes=10)), num_classes=10)
-    assert timm.get_pretrained_cfg(family).num_classes == 1000
+    assert timm.get_pretrained_cfg(family).num_classes == before != 10
 
 
 # --- detectors' files ---
@@ -189,7 +194,7 @@ def test_a_detectors_file_gives_the_trunk_and_leaves_the_head_as_built(
     model = load(small, family, detector(weights))
     assert_same(model, weights, "stages.")
     assert_same(model, small(family).state_dict(), "head.")
-    assert "head" in caplog.text
+    assert ("head" in caplog.text) == (model.num_classes > 0)
     assert "as initialised" in caplog.text
 
 
