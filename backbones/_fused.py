@@ -66,7 +66,7 @@ def fuse_attention(model: ModuleT) -> ModuleT:
             a warning says so.
     """
     if not isinstance(model, nn.Module):
-        raise UserError(f"fuse_attention takes a built network, and this is {model!r}")
+        raise UserError(f"fuse_attention takes a built network, and this is a {type(model).__name__}")
     attention = tuple(cls for plain, swap in _SWAPS.items() if swap.attends for cls in (plain, swap.fused))
     if not any(isinstance(module, attention) for module in model.modules()):
         name = type(model).__name__

@@ -10,10 +10,10 @@ check of checkpoints (`_keys.py`) go by these names.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype, trunc_normal_
 from timm.models import PretrainedCfg, build_model_with_cfg, checkpoint_seq, resolve_pretrained_cfg
@@ -197,14 +197,14 @@ def drop_path_ramp(rate: float, depths: Sequence[int], stages: int = 4) -> list[
     """
     if not isinstance(depths, Sequence) or len(depths) != stages or not all(_is_count(depth) for depth in depths):
         raise UserError(f"depths is {depths!r}; it takes {stages} numbers of blocks, 1 or more each")
-    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+    if not isinstance(rate, Real) or not 0 <= rate < 1:
         raise UserError(f"drop_path_rate is {rate!r}; it takes a number from 0 up and below 1")
     rates: Any = calculate_drop_path_rates(rate, list(depths), stagewise=True)
     return rates
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def check_side(name: str, value: Any) -> None:
@@ -257,11 +257,14 @@ AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "
 """What `weights_cfg` gets for weights tuned at 384 pixels: the whole image is squeezed into the square."""
 
 
+_HUB = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests")  # whose errors say that the hub gave no file
+
+
 def _without_link(cfg: PretrainedCfg) -> str:
     name = ".".join(filter(None, (cfg.architecture, cfg.tag)))
     published = f"; the authors' page is {cfg.origin_url}" if cfg.origin_url else ""
     return (
-        f"there is no direct link to weights of {name}{published}; "
+        f"the pretrained_cfg of {name} has no link to weights{published}; "
         "pretrained_cfg_overlay=dict(file='FILE') takes a file you have, as it is"
     )
 
@@ -305,8 +308,10 @@ def build(
             feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True},
             **kwargs,
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _HUB:
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             f"the published weights of {name} cannot be had from {cfg.hf_hub_id} on the Hugging Face hub: {reason}"
         ) from error

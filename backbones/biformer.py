@@ -239,7 +239,7 @@ class BiFormer(Pyramid):
         dd = {"device": device, "dtype": dtype}
         if type(n_win) is not int or n_win < 1:
             raise UserError(f"n_win is {n_win!r}; it takes a whole number of regions a side, 1 or more")
-        if not isinstance(auto_pad, bool):
+        if auto_pad not in (True, False):
             raise UserError(f"auto_pad is {auto_pad!r}; it takes True or False")
         rates = drop_path_ramp(drop_path_rate, depths)
         routed = FlooredRoutedAttention if floored else RoutedAttention

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.layers import to_2tuple
 from timm.models import davit, register_model, register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional
@@ -84,7 +85,7 @@ class FusedWindowAttention(davit.WindowAttention):
     """Attention inside each window of a map: (B, H, W, C) -> (B, H, W, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)
+        bias = self.qkv(x.new_zeros([1, x.shape[3]]))[0] if torch.jit.is_scripting() else bias_of(self.qkv, x)
         return self.proj(attend_in_windows(self.qkv(x), bias, self.num_heads, self.window_size, self.scale))
 
 
@@ -160,7 +161,8 @@ class FusedDaVit(FusedNetwork, davit.DaVit):
 
     def __init__(self, depths: tuple[int, ...] = (1, 1, 3, 1), global_pool: str = "avg", **kwargs: Any) -> None:
         drop_path_ramp(kwargs.get("drop_path_rate", 0.0), depths)  # for its errors
-        check_side("window_size", kwargs.get("window_size", 7))
+        for side in to_2tuple(kwargs.get("window_size", 7)):
+            check_side("window_size", side)
         normed = not kwargs.get("head_norm_first", False)
         check_pooling(kwargs.get("num_classes", 1000), global_pool, classifies_maps=normed, widens=not normed)
         super().__init__(depths=tuple(depths), global_pool=global_pool, **kwargs)

@@ -159,7 +159,7 @@ class HighFrequency(nn.Module):
         self.proj = nn.Linear(heads * head_dim, heads * head_dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)
+        bias = self.qkv(x.new_zeros([1, x.shape[3]]))[0] if torch.jit.is_scripting() else bias_of(self.qkv, x)
         return self.proj(attend_in_windows(self.qkv(x), bias, self.heads, (self.window, self.window)))
 
 

@@ -70,7 +70,7 @@ class FusedAttentionCl(maxxvit.AttentionCl):
         among = 1 if self.head_first else 0
         qkv = self.qkv(x)
         q, k, v = qkv.unflatten(3, three).unbind(3 + among)
-        bias = self.qkv.bias if torch.jit.is_scripting() else bias_of(self.qkv, x)  # a padded token's projection
+        bias = self.qkv(x.new_zeros([1, x.shape[3]]))[0] if torch.jit.is_scripting() else bias_of(self.qkv, x)
         pad = None if bias is None else bias.to(qkv.dtype).unflatten(0, three).transpose(0, among)
         table = None if self.rel_pos is None else self.rel_pos.table()
         out = window_attention(q, k, v, window, partition, self.scale, table, pad)

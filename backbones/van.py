@@ -11,6 +11,7 @@ Kernel   depthwise_conv, in the gate (with and without gaps) and in the MLP
 from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import torch
@@ -113,8 +114,8 @@ class VAN(Pyramid):
         dtype: torch.dtype | None = None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
-        if not isinstance(norm_eps, int | float) or norm_eps <= 0:
-            raise UserError(f"norm_eps is {norm_eps!r}; it takes a number above 0")
+        if not isinstance(norm_eps, Real) or not 0 < norm_eps < 1:
+            raise UserError(f"norm_eps is {norm_eps!r}; it takes a number above 0 and below 1")
         rates = drop_path_ramp(drop_path_rate, depths)
         stages = []
         for i, (chans, dim) in enumerate(pairwise((in_chans, *dims))):

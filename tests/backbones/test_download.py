@@ -189,7 +189,9 @@ def test_a_file_that_is_not_there_is_said_in_a_sentence(small: Build) -> None:
 
 
 def test_weights_without_a_direct_link_are_said_to_be_at_the_authors() -> None:
-    sentence = r"no direct link to weights of van_b4\.in1k; .* page is https://.*overlay=dict\(file='FILE'\) takes"
+    sentence = (
+        r"pretrained_cfg of van_b4\.in1k has no link to weights; .* page is https://.*overlay=dict\(file='FILE'\) takes"
+    )
     with pytest.raises(ValueError, match=sentence):
         timm.create_model("van_b4.in1k", pretrained=True)
 

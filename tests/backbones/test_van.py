@@ -99,9 +99,9 @@ def test_weights_start_as_the_authors_start_theirs() -> None:
     assert all((value == 0.01).all() for value in scales)
 
 
-@pytest.mark.parametrize("value", [0, -1.0, "1e-6"])
+@pytest.mark.parametrize("value", [0, -1.0, "1e-6", float("nan"), True])
 def test_an_epsilon_that_is_none_is_refused_in_a_sentence(value: Any) -> None:
-    with pytest.raises(ValueError, match=f"norm_eps is {value!r}; it takes a number above 0"):
+    with pytest.raises(ValueError, match=f"norm_eps is {value!r}; it takes a number above 0 and below 1"):
         timm.create_model("van_b0", norm_eps=value, device="meta")
 
 
