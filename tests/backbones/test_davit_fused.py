@@ -235,3 +235,12 @@ def test_florence_2s_whole_file_gives_its_image_tower_as_timm_reads_it(size: str
 def test_a_window_without_pixels_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="window_size is 0; it takes a whole number of pixels, 1 or more"):
         timm.create_model("davit_tiny_fused", window_size=0, device="meta")
+
+
+@torch.no_grad()
+def test_windows_may_have_two_sides() -> None:
+    model = timm.create_model("davit_tiny_fused", **FEW, window_size=(3, 5)).eval()
+    theirs = timm.create_model("davit_tiny", **FEW, window_size=(3, 5)).eval()
+    theirs.load_state_dict(model.state_dict())
+    x = torch.randn(1, 3, 64, 96)
+    torch.testing.assert_close(model(x), theirs(x), rtol=1e-4, atol=1e-5)
