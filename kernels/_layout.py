@@ -1,4 +1,4 @@
-"""Shapes: padding a map to a multiple of something, and whether shapes are numbers at all."""
+"""Shapes: padding a map to a multiple of something, whether shapes are numbers at all, and what exporters need."""
 
 import torch
 from torch import Tensor
@@ -16,15 +16,20 @@ def is_eager(x: Tensor) -> bool:
     return not is_transformed()
 
 
+def is_exporting() -> bool:
+    """Whether `torch.export`, or what builds on it, follows the code. Scripts may ask, too."""
+    if torch.jit.is_scripting():
+        return False
+    return torch.compiler.is_exporting()
+
+
 def in_order(x: Tensor) -> Tensor:
     """In an export, a copy of `x` in the order of its dimensions; elsewhere `x` itself.
 
     Norms, sums and the like look at the strides of another order. An exporter notes what they found as a condition on
     the sizes, one that it cannot prove for a range of them.
     """
-    if torch.jit.is_scripting():
-        return x
-    return x.clone(memory_format=torch.contiguous_format) if torch.compiler.is_exporting() else x
+    return x.clone(memory_format=torch.contiguous_format) if is_exporting() else x
 
 
 def is_transformed() -> bool:

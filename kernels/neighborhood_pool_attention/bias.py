@@ -1,7 +1,8 @@
 """The position bias of each query and pooled key, kept as one small table a head and a place in it for each axis."""
 
-import torch
 from torch import Tensor
+
+from .._layout import is_exporting
 
 
 def position_bias(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -22,9 +23,7 @@ def pair_columns(table: Tensor, columns: Tensor) -> Tensor:
     """The table's columns put where queries and keys of a row of the map want them: (heads, Th, W, pw)."""
     if columns.is_floating_point():
         table = table @ columns.flatten(0, 1).transpose(0, 1).to(table.dtype)
-    elif torch.jit.is_scripting():
-        table = table.index_select(2, columns.flatten())
-    elif torch.compiler.is_exporting():
+    elif is_exporting():
         return table[:, :, columns]  # a side that is taken apart again would be compared with its parts
     else:
         table = table.index_select(2, columns.flatten())
@@ -36,9 +35,7 @@ def pair_rows(table: Tensor, rows: Tensor) -> Tensor:
     heads, _, width, pooled_columns = table.shape
     if rows.is_floating_point():
         table = rows.flatten(0, 1).to(table.dtype) @ table.flatten(2)
-    elif torch.jit.is_scripting():
-        table = table.index_select(1, rows.flatten())
-    elif torch.compiler.is_exporting():
+    elif is_exporting():
         return table[:, rows].transpose(2, 3).flatten(3).flatten(1, 2)
     else:
         table = table.index_select(1, rows.flatten())

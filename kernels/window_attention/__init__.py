@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from .._layout import is_exporting
 from . import eager, exported, reference
 
 __all__ = ["window_attention"]
@@ -52,7 +53,7 @@ def window_attention(
             q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias
         )
     _check_partition(partition)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         run = exported.window_attention
     else:
         run = reference.window_attention if dispatch.is_reference(backend) else eager.window_attention

@@ -74,7 +74,9 @@ def test_a_scripted_feature_extractor_gives_the_same_maps(small: Build, family: 
 @torch.no_grad()
 def test_a_quantised_network_can_be_scripted(small: Build, family: str) -> None:
     if family.startswith("transnext"):
-        pytest.skip("a script reads the weights of its position bias")
+        pytest.skip(
+            "a script reads the weights of its position bias, and a script that fails spoils the class for others"
+        )
     with set_scriptable(True):
         model = quantize_dynamic(small(family), {nn.Linear})
     x = torch.randn(1, 3, 75, 109)
@@ -152,13 +154,15 @@ PROVEN = {"transnext_micro_aaaa_256": 128, "shvit": 128}  # sides from which on 
 @torch.no_grad()
 def test_an_export_takes_ranges_of_sides_too(small: Build, family: str) -> None:
     """The exporter must prove for each side of the ranges what it found for one."""
-    if family == "biformer_stl_nchw":
-        pytest.skip("the exporter cannot prove that the regions of its map are more than one")
     least = next((side for start, side in PROVEN.items() if family.startswith(start)), 64)
     image = torch.randn(2, 3, 203, 333)
     ranges = {0: torch.export.Dim("batch", min=1, max=64)}
     ranges |= {i: torch.export.Dim(side, min=least, max=4096) for i, side in ((2, "height"), (3, "width"))}
     model = small(family)
+    if family == "biformer_stl_nchw":  # README says so: that its map has more than one region cannot be proven
+        with pytest.raises(torch._dynamo.exc.UserError, match="Constraints violated"):
+            torch.export.export(model, (image,), dynamic_shapes=(ranges,))
+        return
     program = torch.export.export(model, (image,), dynamic_shapes=(ranges,)).module()
     x = torch.randn(1, 3, least, 211)
     torch.testing.assert_close(program(x), model(x))
