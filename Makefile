@@ -21,12 +21,17 @@ EXTRAS.test := train,export,data,dev
 demo: env-demo
 	@$(VENV)/bin/python tools/demo.py
 
+# Triton decides when it is imported whether it interprets kernels or compiles them: a process for each.
+kernels := tests/kernels/triton
+
 test: env-test
-	$(module) pytest -n 2 -m "not all"
+	$(module) pytest -n 2 -m "not all" --ignore $(kernels)
+	TRITON_INTERPRET=1 $(module) pytest -n 2 -m "not all" $(kernels)
 
 test-all: env-test
 	$(module) pip install --quiet segmentation-models-pytorch transformers -c constraints.txt  # for tests/backbones/test_elsewhere.py
-	$(module) pytest -n 2
+	$(module) pytest -n 2 --ignore $(kernels)
+	TRITON_INTERPRET=1 $(module) pytest -n 2 $(kernels)
 	$(lowest_timm)
 
 lint: env-test

@@ -4,6 +4,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional
+from torch.torch_version import TorchVersion
+
+_FOLDED = TorchVersion(torch.__version__) < (2, 14)
+"""Whether `torch.compile` takes `torch.compiler.is_exporting()` for true, a fault of older versions of PyTorch."""
 
 
 def is_eager(x: Tensor) -> bool:
@@ -20,6 +24,8 @@ def is_exporting() -> bool:
     """Whether `torch.export`, or what builds on it, follows the code. Scripts may ask, too."""
     if torch.jit.is_scripting():
         return False
+    if _FOLDED:
+        return torch.compiler._is_exporting_flag or torch.onnx.is_in_onnx_export()
     return torch.compiler.is_exporting()
 
 

@@ -1,20 +1,104 @@
-"""Which implementation of an operator runs: the argument `backend`, else VERTEBRA_KERNELS, else the fast plain PyTorch.
-
-Every operator has two today:
+"""Which implementation of an operator runs: the argument `backend`, else VERTEBRA_KERNELS, else what is best here.
 
 reference   a few plain lines that define the operator; the tests compare everything else with it
 eager       fast PyTorch for any device, dtype, export and compiler
+triton      kernels for CUDA GPUs, forward and backward; each operator's `triton.py`
+
+`auto`, the default, takes Triton where a row of results/kernels.csv shows it checked and faster, and eager elsewhere.
+Exports, scripts, fx graphs and `torch.func` take plain PyTorch, whatever the variable says. `explain` says what a call
+would take, and why.
 """
 
+import csv
+import inspect
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from ._layout import is_transformed
+from . import _triton
+from ._layout import is_exporting, is_transformed
 
-BACKENDS = ("reference", "eager")
+BACKENDS = ("reference", "eager", "triton")
 VARIABLE = "VERTEBRA_KERNELS"
 _VALUES = ("", "auto", *BACKENDS)
+_MEASURED = Path(__file__).parent.parent / "results" / "kernels.csv"
+
+
+class BackendError(RuntimeError):
+    """The backend that was asked for cannot run; the message is one sentence that says why."""
+
+
+class Decision(NamedTuple):  # compilers follow the making of one; of a dataclass they do not
+    """The backend that runs, and why others do not."""
+
+    backend: str
+    refused: dict[str, str]
+
+
+class _Answer(Exception):
+    """Carries a decision from the operator that would have followed it back to `explain`."""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Stands in the place of a backend where `explain` asks."""
+
+    backend: str | None
+
+
+def explain(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """What `function(*args, **kwargs)`, an operator's call, would run, without running it.
+
+    Returns:
+        {"backend": name, "refused": {name of another: the reason}}.
+
+    Raises:
+        TypeError: `function` is no operator.
+        BackendError: nothing would run, since a backend was asked for that cannot.
+    """
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    if "backend" not in bound.signature.parameters:
+        raise TypeError(f"explain takes an operator of vertebra.kernels, and {function!r} has no argument `backend`")
+    bound.arguments["backend"] = _Question(bound.arguments.get("backend"))
+    try:
+        function(*bound.args, **bound.kwargs)
+    except _Answer as answer:
+        return {"backend": answer.decision.backend, "refused": dict(answer.decision.refused)}
+    raise TypeError(f"explain takes an operator of vertebra.kernels, and {function!r} asked no dispatcher")
+
+
+def choose(
+    operator: str,
+    backend: Any,
+    tensors: Sequence[Tensor | None],
+    unfit: Callable[[], str | None],
+    shape: Callable[[], str] | None = None,
+) -> str:
+    """The backend to run.
+
+    Args:
+        operator: its name.
+        backend: what the caller asked for, or None.
+        tensors: the operator's floating-point tensors; the first gives the result's dtype.
+        unfit: says why these arguments are beyond the kernel, or None. Asked only where a kernel could run, since sizes
+            that are looked at in an export are fixed by that.
+        shape: names the class of shapes that measurements are looked up for; None for an operator without a kernel.
+
+    Raises:
+        ValueError: a backend that does not exist; names those that do.
+        BackendError: a backend that was asked for cannot run; says why.
+    """
+    if isinstance(backend, _Question):
+        raise _Answer(_decide(operator, backend.backend, tensors, unfit, shape))
+    return _decide(operator, backend, tensors, unfit, shape).backend
 
 
 def is_reference(backend: str | None) -> bool:
@@ -25,11 +109,107 @@ def is_reference(backend: str | None) -> bool:
     Raises:
         ValueError: a backend that does not exist; names those that do.
     """
+    if _asked(backend) == "reference":
+        return True
+    return backend is None and not torch.compiler.is_compiling() and is_transformed()
+
+
+def _asked(backend: str | None) -> str:
     if backend is not None:
         if backend not in BACKENDS:
-            raise ValueError(f"backend is {backend!r}; it takes None, {' or '.join(map(repr, BACKENDS))}")
-        return backend == "reference"
+            raise ValueError(f"backend is {backend!r}; it takes None, {', '.join(map(repr, BACKENDS))}")
+        return backend
     asked = os.environ.get(VARIABLE, "")
     if asked not in _VALUES:
         raise ValueError(f"{VARIABLE} is {asked!r}; it takes {', '.join(_VALUES[1:])}")
-    return asked == "reference" or (not torch.compiler.is_compiling() and is_transformed())
+    return asked or "auto"
+
+
+def _decide(
+    operator: str,
+    backend: str | None,
+    tensors: Sequence[Tensor | None],
+    unfit: Callable[[], str | None],
+    shape: Callable[[], str] | None,
+) -> Decision:
+    asked = _asked(backend)
+    if asked in ("reference", "eager"):
+        return Decision("reference" if is_reference(backend) else "eager", {})
+    present = [x for x in tensors if x is not None]
+    plain = "reference" if backend is None and is_reference(None) else "eager"
+    followed = _followed(present[0])
+    if followed:
+        reason = f"{followed} takes plain PyTorch"
+    else:
+        reason = _call(unfit) or _triton.why_not(present)
+    if asked == "triton":
+        if reason is None:
+            return Decision("triton", {})
+        if backend is None and (followed or shape is None):
+            return Decision(plain, {"triton": reason})
+        by = f"backend={asked!r}" if backend is not None else f"{VARIABLE}={asked}"
+        raise BackendError(f"{operator} cannot run on Triton, as {by} asks: {reason}")
+    if reason is None and _triton.INTERPRETED:
+        reason = f"kernels run in Triton's interpreter, slowly; {VARIABLE}=triton asks for it"
+    if reason is not None:
+        return Decision(plain, {"triton": reason})
+    return _measured(operator, _call(shape), str(present[0].dtype).removeprefix("torch."))
+
+
+def _followed(x: Tensor) -> str | None:
+    """Who follows the code to write its own version of it, and wants to see plain PyTorch."""
+    if isinstance(x, torch.fx.Proxy):
+        return "an fx graph"
+    if is_exporting() or torch.jit.is_tracing():
+        return "an export"
+    if not torch.compiler.is_compiling() and is_transformed():
+        return "torch.func"
+    return None
+
+
+def _measured(operator: str, shape: str, dtype: str) -> Decision:
+    row = _FASTER.get((operator, shape, dtype))
+    if row is None:
+        return Decision(
+            "eager",
+            {"triton": f"not measured: no row of results/kernels.csv for {operator}, {shape}, {dtype}; "
+             f"{VARIABLE}=triton takes it all the same"},
+        )  # fmt: skip
+    device, ratio = row
+    if ratio <= 1:
+        return Decision("eager", {"triton": f"measured on {device}: eager takes {ratio:.2f} of Triton's time"})
+    return Decision("triton", {"eager": f"measured on {device}: it takes {ratio:.2f} times Triton's time"})
+
+
+def read_measured(path: Path) -> dict[tuple[str, str, str], tuple[str, float]]:
+    """How many times Triton's time the best other way takes, at worst, for an operator, a class of shapes and a dtype.
+
+    Args:
+        path: rows of `benchmark kernels`; those of a GPU, checked, count. A file that is missing says nothing.
+
+    Returns:
+        (operator, shape, dtype) -> (name of the GPU, ratio).
+    """
+    if not path.is_file():
+        return {}
+    times: dict[tuple[str, ...], dict[str, float]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["device"].startswith("cuda") and row["checked"] == "True":
+                case = tuple(row[key] for key in ("operator", "shape", "dtype", "device_name", "case", "mode"))
+                times.setdefault(case, {})[row["way"]] = float(row["value"])
+    worst: dict[tuple[str, str, str], tuple[str, float]] = {}
+    for (operator, shape, dtype, device, *_), ways in times.items():
+        others = [value for way, value in ways.items() if way != "triton"]
+        if "triton" not in ways or not others:
+            continue
+        key, ratio = (operator, shape, dtype), min(others) / ways["triton"]
+        if key not in worst or ratio < worst[key][1]:
+            worst[key] = (device, ratio)
+    return worst
+
+
+_FASTER = read_measured(_MEASURED)
+
+
+def _call(x): return x() if callable(x) else x  # TODO helpers

@@ -1,5 +1,8 @@
 """Attention among channels: every head mixes its D channels by weights that all tokens together decide."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -28,13 +31,41 @@ def channel_attention(
         q, k, v: (B, N, heads, D), with any strides: views of a projection's output.
         scale: of the scores; None takes D ** -0.5, transposed N ** -0.5.
         transposed: scores between the channels of q and k, which weigh v.
-        backend: None, "reference" or "eager"; see `dispatch`.
+        backend: None, "reference", "eager" or "triton"; see `dispatch`.
 
     Returns:
         (B, N, heads * D), in the dtype of q.
+
+    Raises:
+        ValueError: a backend that does not exist; names those that do.
+        BackendError: Triton was asked for and cannot run; says why.
     """
     if torch.jit.is_scripting():
         return eager.channel_attention(q, k, v, scale, transposed)
-    run = reference.channel_attention if dispatch.is_reference(backend) else eager.channel_attention
+    unfit, shape = partial(_unfit, q, k, v), partial(_shape, q, transposed)
+    chosen = dispatch.choose("channel_attention", backend, (q, k, v), unfit, shape)
+    run = _implementation(chosen)
     with without_autocast(q):
         return run(q, k, v, scale, transposed)
+
+
+def _implementation(chosen: str) -> Callable[..., Tensor]:
+    if chosen == "triton":
+        from . import triton
+
+        return triton.channel_attention
+    return reference.channel_attention if chosen == "reference" else eager.channel_attention
+
+
+def _unfit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    if q.shape[3] > 64:
+        return f"heads are {q.shape[3]} wide; the kernel takes up to 64"
+    if not q.dtype == k.dtype == v.dtype:
+        return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
+    return None
+
+
+def _shape(q: Tensor, transposed: bool) -> str:
+    """The class of shapes that is measured together: nothing that changes with the image."""
+    width = "narrow" if q.shape[3] <= 32 else "wide"
+    return f"{width} heads transposed" if transposed else f"{width} heads"

@@ -32,5 +32,10 @@ def global_attention(
     """
     if torch.jit.is_scripting():
         return eager.global_attention(q, k, v, scale, bias)
-    run = reference.global_attention if dispatch.is_reference(backend) else eager.global_attention
+    chosen = dispatch.choose("global_attention", backend, (q, k, v, bias), _unfit)
+    run = reference.global_attention if chosen == "reference" else eager.global_attention
     return run(q, k, v, scale, bias)
+
+
+def _unfit() -> str:
+    return "there is no kernel of it: PyTorch's scaled_dot_product_attention is at the limit here"

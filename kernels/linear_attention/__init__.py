@@ -1,5 +1,8 @@
 """Attention with positive features in place of a softmax: its cost grows with the tokens, not with their square."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -28,13 +31,40 @@ def linear_attention(
         q, k, v: (B, N, heads, D), with any strides: views of a projection's output.
         temperature: (heads,).
         min_denominator: what a token's denominator is raised to, where it is smaller.
-        backend: None, "reference" or "eager"; see `dispatch`.
+        backend: None, "reference", "eager" or "triton"; see `dispatch`.
 
     Returns:
         (B, N, heads * D), in the dtype of q.
+
+    Raises:
+        ValueError: a backend that does not exist; names those that do.
+        BackendError: Triton was asked for and cannot run; says why.
     """
     if torch.jit.is_scripting():
         return eager.linear_attention(q, k, v, temperature, min_denominator)
-    run = reference.linear_attention if dispatch.is_reference(backend) else eager.linear_attention
+    unfit, shape = partial(_unfit, q, k, v), partial(_shape, q)
+    chosen = dispatch.choose("linear_attention", backend, (q, k, v, temperature), unfit, shape)
+    run = _implementation(chosen)
     with without_autocast(q):
         return run(q, k, v, temperature, min_denominator)
+
+
+def _implementation(chosen: str) -> Callable[..., Tensor]:
+    if chosen == "triton":
+        from . import triton
+
+        return triton.linear_attention
+    return reference.linear_attention if chosen == "reference" else eager.linear_attention
+
+
+def _unfit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    if q.shape[3] > 64:
+        return f"heads are {q.shape[3]} wide; the kernel takes up to 64"
+    if not q.dtype == k.dtype == v.dtype:
+        return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
+    return None
+
+
+def _shape(q: Tensor) -> str:
+    """The class of shapes that is measured together: nothing that changes with the image."""
+    return "narrow heads" if q.shape[3] <= 32 else "wide heads"

@@ -1,5 +1,8 @@
 """Attention of the regions of a map to a few other regions each, which a list names."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -27,12 +30,43 @@ def routing_attention(
         index: (B, regions, K), integers: the regions whose tokens are the keys of a region, none of them twice.
         scale: of the scores; None takes D ** -0.5.
         regions: rows and columns of the grid; None takes a square one.
-        backend: None, "reference" or "eager"; see `dispatch`.
+        backend: None, "reference", "eager" or "triton"; see `dispatch`.
 
     Returns:
         (B, H, W, heads * D).
+
+    Raises:
+        ValueError: a backend that does not exist; names those that do.
+        BackendError: the backend that was asked for cannot run; says why.
     """
     if torch.jit.is_scripting():
         return eager.routing_attention(q, k, v, index, scale, regions)
-    run = reference.routing_attention if dispatch.is_reference(backend) else eager.routing_attention
+    unfit, shape = partial(_unfit, q, k, v, index), partial(_shape, q, index)
+    chosen = dispatch.choose("routing_attention", backend, (q, k, v), unfit, shape)
+    run = _implementation(chosen)
     return run(q, k, v, index, scale, regions)
+
+
+def _implementation(chosen: str) -> Callable[..., Tensor]:
+    if chosen == "triton":
+        from . import triton
+
+        return triton.routing_attention
+    return reference.routing_attention if chosen == "reference" else eager.routing_attention
+
+
+def _unfit(q: Tensor, k: Tensor, v: Tensor, index: Tensor) -> str | None:
+    if q.shape[-1] > 128:
+        return f"heads are {q.shape[-1]} wide; the kernel takes up to 128"
+    if not q.dtype == k.dtype == v.dtype:
+        return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
+    if index.device != q.device:
+        return f"index is on {index.device} and q on {q.device}"
+    return None
+
+
+def _shape(q: Tensor, index: Tensor) -> str:
+    """The class of shapes that is measured together: by the tokens and the keys of a region."""
+    tokens = q.shape[1] * q.shape[2] // index.shape[1]
+    size = "tiny" if tokens <= 8 else "small" if tokens <= 16 else "large"
+    return f"{size} regions, {'one tile' if index.shape[2] * tokens <= 64 else 'tiles'} of keys"

@@ -1,5 +1,8 @@
 """Attention inside windows of a map: blocks of neighbours, stripes, or grids of far-apart pixels."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -40,7 +43,7 @@ def window_attention(
         pad_offset: padded rows at the top and columns at the left.
         lepe_weight: (heads * D, 1, 3, 3): a depthwise convolution of v inside each window, zeros around it, is added.
         lepe_bias: (heads * D,), goes with `lepe_weight`.
-        backend: None, "reference" or "eager"; see `dispatch`.
+        backend: None, "reference", "eager" or "triton"; see `dispatch`.
 
     Returns:
         (B, H, W, heads * D).
@@ -53,11 +56,36 @@ def window_attention(
             q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias
         )
     _check_partition(partition)
-    if is_exporting():
-        run = exported.window_attention
-    else:
-        run = reference.window_attention if dispatch.is_reference(backend) else eager.window_attention
+    tensors = (q, k, v, bias_table, pad, lepe_weight, lepe_bias)
+    unfit, shape = partial(_unfit, q, k, v), partial(_shape, window, partition, bias_table, lepe_weight)
+    chosen = dispatch.choose("window_attention", backend, tensors, unfit, shape)
+    run = _implementation(chosen)
     return run(q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias)
+
+
+def _implementation(chosen: str) -> Callable[..., Tensor]:
+    if chosen == "triton":
+        from . import triton
+
+        return triton.window_attention
+    if is_exporting():
+        return exported.window_attention
+    return reference.window_attention if chosen == "reference" else eager.window_attention
+
+
+def _unfit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    if q.shape[-1] > 128:
+        return f"heads are {q.shape[-1]} wide; the kernel takes up to 128"
+    if not q.dtype == k.dtype == v.dtype:
+        return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
+    return None
+
+
+def _shape(window: tuple[int, int], partition: str, bias_table: Tensor | None, lepe_weight: Tensor | None) -> str:
+    """The class of shapes that is measured together: how windows lie, how they fill tiles, and what is added."""
+    tokens = window[0] * window[1]
+    size = "packed" if tokens <= 32 else "one tile" if tokens <= 64 else "tiles"
+    return f"{partition}, {size}{'' if bias_table is None else ', bias'}{'' if lepe_weight is None else ', lepe'}"
 
 
 def _check_partition(partition: str) -> None:

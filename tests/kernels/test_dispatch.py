@@ -1,9 +1,18 @@
 """Who decides which implementation runs, and that what nobody knows is refused."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
+import timm
 import torch
+from torch import Tensor, nn
 from torch.autograd import forward_ad
-from vertebra.kernels import dispatch
+from vertebra.kernels import _triton, dispatch
+from vertebra.kernels._layout import is_exporting
+from vertebra.kernels.global_attention import global_attention
+from vertebra.kernels.window_attention import window_attention
 
 
 @pytest.mark.parametrize(("value", "expected"), [("", False), ("auto", False), ("eager", False), ("reference", True)])
@@ -18,12 +27,12 @@ def test_the_environment_decides_where_no_argument_does(
 
 def test_an_unknown_value_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERTEBRA_KERNELS", "referense")
-    with pytest.raises(ValueError, match=r"VERTEBRA_KERNELS is 'referense'; it takes auto, reference, eager"):
+    with pytest.raises(ValueError, match=r"VERTEBRA_KERNELS is 'referense'; it takes auto, reference, eager, triton"):
         dispatch.is_reference(None)
 
 
 def test_an_unknown_argument_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"backend is 'fast'; it takes None, 'reference' or 'eager'"):
+    with pytest.raises(ValueError, match=r"backend is 'fast'; it takes None, 'reference', 'eager', 'triton'"):
         dispatch.is_reference("fast")
 
 
@@ -34,3 +43,137 @@ def test_transformations_get_the_reference() -> None:
         seen.append(dispatch.is_reference(None))
     assert seen == [True, True]
     assert not dispatch.is_reference(None)
+
+
+Q, K, V = torch.zeros(3, 1, 4, 4, 2, 8)
+WINDOW = (2, 2)
+plain_process = pytest.mark.skipif(_triton.INTERPRETED, reason="Triton's interpreter is on")
+
+
+@plain_process
+def test_explain_says_what_auto_takes_and_why_not_triton() -> None:
+    answer = dispatch.explain(window_attention, Q, K, V, WINDOW)
+    assert answer["backend"] == "eager"
+    assert set(answer["refused"]) == {"triton"}
+    assert "cpu" in answer["refused"]["triton"]
+    assert "TRITON_INTERPRET=1" in answer["refused"]["triton"]
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+def test_explain_follows_the_argument(backend: str) -> None:
+    expected = {"backend": backend, "refused": {}}
+    assert dispatch.explain(window_attention, Q, K, V, WINDOW, backend=backend) == expected
+
+
+@pytest.mark.parametrize("function", [torch.add, timm.create_model, dispatch.is_reference])
+def test_explain_takes_operators_only(function: Callable[..., Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        dispatch.explain(function, None)
+
+
+@plain_process
+def test_triton_that_cannot_run_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        dispatch.BackendError, match=r"window_attention .*backend='triton' asks: its tensors are on cpu"
+    ):
+        window_attention(Q, K, V, WINDOW, backend="triton")
+    monkeypatch.setenv("VERTEBRA_KERNELS", "triton")
+    with pytest.raises(dispatch.BackendError, match=r"window_attention .*VERTEBRA_KERNELS=triton asks: .*cpu"):
+        window_attention(Q, K, V, WINDOW)
+    with pytest.raises(dispatch.BackendError, match=r"VERTEBRA_KERNELS=triton"):
+        dispatch.explain(window_attention, Q, K, V, WINDOW)
+
+
+def test_an_operator_without_a_kernel_runs_eager_under_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERTEBRA_KERNELS", "triton")
+    q = torch.zeros(1, 4, 2, 8)
+    assert global_attention(q, q, q).shape == (1, 4, 16)
+    answer = dispatch.explain(global_attention, q, q, q)
+    assert answer["backend"] == "eager"
+    assert "no kernel" in answer["refused"]["triton"]
+    with pytest.raises(dispatch.BackendError, match="no kernel"):
+        global_attention(q, q, q, backend="triton")
+
+
+def test_what_the_kernel_cannot_take_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = torch.zeros(1, 2, 2, 1, 200)
+    with pytest.raises(dispatch.BackendError, match="heads are 200 wide; the kernel takes up to 128"):
+        window_attention(wide, wide, wide, WINDOW, backend="triton")
+
+
+def rows(path: Path, *times: tuple[str, str, float], checked: bool = True, device: str = "cuda:0") -> Path:
+    """A file of measurements: (case, way, milliseconds) of one class of shapes."""
+    lines = ["operator,shape,dtype,device,device_name,case,mode,way,value,checked"]
+    lines += [f"op,one,bfloat16,{device},GPU X,{case},forward,{way},{ms},{checked}" for case, way, ms in times]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_slowest_case_against_the_best_other_way_decides(tmp_path: Path) -> None:
+    times = [
+        ("a", "triton", 1.0),
+        ("a", "eager", 3.0),
+        ("a", "compiled", 2.0),
+        ("b", "triton", 1.0),
+        ("b", "eager", 1.5),
+    ]
+    assert dispatch.read_measured(rows(tmp_path / "k.csv", *times)) == {("op", "one", "bfloat16"): ("GPU X", 1.5)}
+
+
+def test_what_no_gpu_has_checked_counts_for_nothing(tmp_path: Path) -> None:
+    times = [("a", "triton", 1.0), ("a", "eager", 3.0)]
+    assert dispatch.read_measured(rows(tmp_path / "k.csv", *times, checked=False)) == {}
+    assert dispatch.read_measured(rows(tmp_path / "k.csv", *times, device="cpu")) == {}
+    assert dispatch.read_measured(rows(tmp_path / "k.csv", times[0])) == {}
+    assert dispatch.read_measured(tmp_path / "no such file.csv") == {}
+
+
+@pytest.mark.parametrize(
+    ("measured", "backend", "refused"),
+    [
+        ({}, "eager", "not measured"),
+        ({("window_attention", "block, packed", "float32"): ("GPU X", 1.4)}, "triton", "GPU X"),
+        ({("window_attention", "block, packed", "float32"): ("GPU X", 0.7)}, "eager", "GPU X"),
+        ({("window_attention", "block, packed, bias", "float32"): ("GPU X", 1.4)}, "eager", "not measured"),
+    ],
+)
+def test_auto_takes_triton_where_it_was_measured_faster(
+    measured: dict[tuple[str, str, str], tuple[str, float]],
+    backend: str,
+    refused: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "_FASTER", measured)
+    monkeypatch.setattr(_triton, "why_not", lambda tensors: None)  # as on a GPU
+    monkeypatch.setattr(_triton, "INTERPRETED", False)
+    answer = dispatch.explain(window_attention, Q, K, V, WINDOW)
+    assert answer["backend"] == backend
+    assert refused in answer["refused"]["eager" if backend == "triton" else "triton"]
+
+
+class Asked(nn.Module):
+    """Notes what the code is told while something follows it; gives two results apart, so that a graph shows which."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if is_exporting() else x - 1
+
+
+def test_exports_are_told_from_everything_else() -> None:
+    model, x = Asked(), torch.zeros(2)
+    plain, exported = [-1.0, -1.0], [1.0, 1.0]
+    assert model(x).tolist() == plain
+    torch.compiler.reset()
+    assert torch.compile(model, backend="eager", fullgraph=True)(x).tolist() == plain
+    for strict in (True, False):
+        assert torch.export.export(model, (x,), strict=strict).module()(x).tolist() == exported
+    assert torch.jit.trace(model, x)(x).tolist() == plain  # a trace is asked for beside it: see `dispatch`
+    assert torch.jit.script(model)(x).tolist() == plain
+    assert torch.compile(model, backend="eager", fullgraph=True)(x).tolist() == plain
+    assert model(x).tolist() == plain
+
+
+def test_exports_to_onnx_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    program = torch.onnx.export(Asked().eval(), (torch.zeros(2),), dynamo=True, verbose=False)
+    assert program is not None
+    assert [node.op_type for node in program.model.graph] == ["Add"]

@@ -1,0 +1,190 @@
+"""What every operator on Triton shares: where one can run, how it becomes a PyTorch operator, and how it is launched.
+
+Triton itself is imported when a kernel is first launched. With TRITON_INTERPRET=1 in the environment, kernels run on
+CPU tensors, slowly and exactly, so that anybody can check them without a GPU.
+"""
+
+import importlib.util
+import inspect
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+"""Whether kernels run in Triton's interpreter, on CPU tensors. The environment that Python started in decides."""
+
+OLDEST = 8
+"""The major compute capability that kernels need: Ampere's, which brought bfloat16."""
+
+_INSTALLED = importlib.util.find_spec("triton") is not None
+
+compiler: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None = None
+"""Takes the place of launches while it is set: `_compile_only` compiles both passes and looks at what comes out."""
+
+
+def why_not(tensors: Sequence[Tensor]) -> str | None:
+    """Why no kernel can run on these tensors, the first of which gives the result's dtype; None if one can."""
+    x = tensors[0]
+    if not _INSTALLED:
+        return "Triton is not installed"
+    if any(other.device != x.device for other in tensors):
+        return f"its tensors lie on {' and '.join(sorted({str(other.device) for other in tensors}))}"
+    if INTERPRETED:
+        if x.device.type != "cpu":
+            return f"TRITON_INTERPRET=1 runs kernels on CPU tensors, and these are on {x.device}"
+    elif x.device.type != "cuda":
+        return f"its tensors are on {x.device}; kernels need a CUDA GPU, or TRITON_INTERPRET=1 to be checked on a CPU"
+    elif torch.version.hip is not None:
+        return "nobody has tried the kernels on ROCm"
+    elif torch.cuda.get_device_properties(x.device).major < OLDEST:
+        return f"{x.device} is older than sm_{OLDEST}0"
+    for other in tensors:
+        if other.dtype not in DTYPES and not (INTERPRETED and other.dtype == torch.float64):
+            return f"a tensor is {other.dtype}; kernels take {', '.join(map(str, DTYPES))}"
+    return None
+
+
+def power_of_two(n: int, least: int = 16) -> int:
+    """The smallest power of two that is `n` or more; matrices of tensor cores have 16 rows at least."""
+    return max(least, 1 << (n - 1).bit_length())
+
+
+def divide_up(n: int, by: int) -> int:
+    """`n / by`, rounded up: how many tiles of a size cover something."""
+    return -(-n // by)
+
+
+def sums_in(x: Tensor) -> torch.dtype:
+    """The dtype of sums over values of `x`: float32, in gradient checks float64."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def numerics(x: Tensor) -> dict[str, Any]:
+    """The constants that every kernel with products of matrices takes.
+
+    ACC        the dtype of sums.
+    UPCAST     whether operands of a product are cast to it first: the interpreter multiplies bfloat16 wrongly.
+    PRECISION  of products in float32: TF32 only where PyTorch's own products may use it.
+    """
+    import triton.language as tl
+
+    return {
+        "ACC": tl.float64 if x.dtype == torch.float64 else tl.float32,
+        "UPCAST": INTERPRETED,
+        "PRECISION": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+    }
+
+
+def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
+    """Run `kernel` in so many programs, on the device of its first argument."""
+    if not programs:
+        return
+    x = arguments[0]
+    if compiler is not None:
+        compiler(kernel, arguments, constants)
+    elif x.is_cuda:
+        with torch.cuda.device(x.device):
+            kernel[(programs,)](*arguments, **constants)
+    else:
+        kernel[(programs,)](*arguments, **constants)
+
+
+def register(
+    name: str,
+    forward: Callable[..., tuple[Tensor, ...]],
+    shapes: Callable[..., tuple[Tensor, ...]],
+    backward: Callable[..., tuple[Tensor, ...]],
+    flops: Callable[..., int],
+    constant: Sequence[str] = (),
+    backward_flops: float = 2.5,
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Make PyTorch operators `vertebra::name` and `vertebra::name_backward` of two functions that launch kernels.
+
+    Compilers, autocast, checkpoints and FLOP counters then see one operator each way.
+
+    Args:
+        name: of the operator.
+        forward: typed arguments -> (result, what else the backward pass wants to keep ...).
+        shapes: the same arguments -> empty tensors of the shapes, dtypes and strides that `forward` returns.
+        backward: (gradient of the result, the arguments of `forward`, its results) -> the gradient of every tensor
+            argument that is not `constant`, in order and laid out as `like` does; `like` says what stands for None.
+        flops: the arguments of `forward` -> its floating-point operations.
+        constant: tensor arguments without a gradient.
+        backward_flops: operations of the backward pass for one of the forward pass.
+
+    Returns:
+        The operator, a function of the arguments of `forward`.
+    """
+    parameters = list(inspect.signature(forward).parameters.values())
+    is_tensor = [Tensor in (p.annotation, *getattr(p.annotation, "__args__", ())) for p in parameters]
+    learned = [tensor and p.name not in constant for tensor, p in zip(is_tensor, parameters, strict=True)]
+    devices = ("cuda", "cpu") if INTERPRETED else "cuda"
+    operator = torch.library.custom_op(f"vertebra::{name}", forward, mutates_args=(), device_types=devices)
+    operator.register_fake(shapes)
+    reverse = torch.library.custom_op(f"vertebra::{name}_backward", backward, mutates_args=(), device_types=devices)
+
+    def gradient_shapes(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(like(x) for x, learns in zip(arguments, learned, strict=False) if learns)
+
+    reverse.register_fake(gradient_shapes)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*(x for x, tensor in zip(inputs, is_tensor, strict=True) if tensor), *output)
+        ctx.others = [x for x, tensor in zip(inputs, is_tensor, strict=True) if not tensor]
+        ctx.set_materialize_grads(False)
+
+    def differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(parameters)
+        tensors, others = iter(ctx.saved_tensors), iter(ctx.others)
+        inputs = [next(tensors if tensor else others) for tensor in is_tensor]
+        gradients = iter(reverse(grad, *inputs, *tensors))
+        # what stands for the gradient of None is taken from the list, and dropped
+        return tuple(
+            gradient if x is not None else None
+            for x, gradient in (
+                (x, next(gradients) if learns else None) for x, learns in zip(inputs, learned, strict=True)
+            )
+        )
+
+    def refuse(ctx: Any, *_: Any) -> None:
+        raise RuntimeError(
+            f"{name} on Triton has no second derivative; VERTEBRA_KERNELS=eager takes plain PyTorch, which has"
+        )
+
+    operator.register_autograd(differentiate, setup_context=setup)
+    reverse.register_autograd(refuse)
+    _count_flops(name, flops, backward_flops, len(parameters))
+
+    def run(*arguments: Any) -> tuple[Tensor, ...]:
+        if compiler is None:
+            return operator(*arguments)
+        results = forward(*arguments)
+        backward(torch.empty_like(results[0]), *arguments, *results)
+        return results
+
+    return run
+
+
+def like(x: Tensor | None) -> Tensor:
+    """Room for the gradient of an argument, without the gaps of a view; for None, a tensor of nothing."""
+    return torch.empty(0) if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _count_flops(name: str, flops: Callable[..., int], backward_flops: float, count: int) -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    def forwards(*arguments: Any, out_val: Any = None, **_: Any) -> int:
+        return flops(*arguments)
+
+    def backwards(grad: Tensor, *arguments: Any, out_val: Any = None, **_: Any) -> int:
+        return math.ceil(backward_flops * flops(*arguments[:count]))
+
+    register_flop_formula(getattr(torch.ops.vertebra, name), get_raw=True)(forwards)
+    register_flop_formula(getattr(torch.ops.vertebra, f"{name}_backward"), get_raw=True)(backwards)
+

@@ -1,0 +1,45 @@
+"""Every family with kernels in it: the reference's features and gradients, forward and backward."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+MODELS = {
+    "biformer_tiny": {},
+    "cswin_tiny": {},
+    "davit_tiny_fused": {},
+    "l2vit_tiny": {"depths": (2, 2, 2, 2)},  # windows and linear attention take turns
+    "litv2_small": {},
+    "maxvit_pico_rw_256_fused": {},
+    "shvit_s1_fused": {},
+    "transnext_micro": {},
+    "van_b0": {},
+}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (45, 71)])
+@pytest.mark.parametrize("name", MODELS)
+def test_kernels_change_no_model(
+    name: str, size: tuple[int, int], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = len(timm.create_model(name, device="meta").stages)
+    options: dict[str, Any] = {"depths": (1,) * stages} | MODELS[name]
+    model = timm.create_model(name, num_classes=3, **options).to(device).eval()
+    x = torch.randn(1, 3, *size, device=device)
+
+    def run() -> list[Tensor]:
+        out = model(x.requires_grad_())
+        out.square().sum().backward()
+        gradients = [x.grad, *(p.grad for p in model.parameters())]
+        model.zero_grad()
+        x.grad = None
+        return [out, *(g for g in gradients if g is not None)]
+
+    monkeypatch.setenv("VERTEBRA_KERNELS", "reference")
+    expected = run()
+    monkeypatch.setenv("VERTEBRA_KERNELS", "triton")
+    for a, b in zip(run(), expected, strict=True):
+        assert (a - b).abs().max() <= 1e-3 * b.abs().max() + 1e-6
