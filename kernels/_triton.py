@@ -101,6 +101,7 @@ def register(
     backward: Callable[..., tuple[Tensor, ...]],
     flops: Callable[..., int],
     constant: Sequence[str] = (),
+    unread: Sequence[str] = (),
     backward_flops: float = 2.5,
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Make PyTorch operators `vertebra::name` and `vertebra::name_backward` of two functions that launch kernels.
@@ -115,6 +116,7 @@ def register(
             argument that is not `constant`, in order and laid out as `like` does; `like` says what stands for None.
         flops: the arguments of `forward` -> its floating-point operations.
         constant: tensor arguments without a gradient.
+        unread: results, and constant arguments, that `backward` does not read: they are not kept, and come as None.
         backward_flops: operations of the backward pass for one of the forward pass.
 
     Returns:
@@ -122,6 +124,7 @@ def register(
     """
     parameters = list(inspect.signature(forward).parameters.values())
     is_tensor = [Tensor in (p.annotation, *getattr(p.annotation, "__args__", ())) for p in parameters]
+    kept = [name not in unread for name in list(inspect.signature(backward).parameters)[1:]]
     learned = [tensor and p.name not in constant for tensor, p in zip(is_tensor, parameters, strict=True)]
     devices = ("cuda", "cpu") if INTERPRETED else "cuda"
     operator = torch.library.custom_op(f"vertebra::{name}", forward, mutates_args=(), device_types=devices)
@@ -134,7 +137,9 @@ def register(
     reverse.register_fake(gradient_shapes)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*(x for x, tensor in zip(inputs, is_tensor, strict=True) if tensor), *output)
+        wanted = [x if keep else None for x, keep in zip((*inputs, *output), kept, strict=True)]
+        results = wanted[len(inputs) :]
+        ctx.save_for_backward(*(x for x, tensor in zip(wanted, is_tensor, strict=False) if tensor), *results)
         ctx.others = [x for x, tensor in zip(inputs, is_tensor, strict=True) if not tensor]
         ctx.set_materialize_grads(False)
 
@@ -187,4 +192,3 @@ def _count_flops(name: str, flops: Callable[..., int], backward_flops: float, co
 
     register_flop_formula(getattr(torch.ops.vertebra, name), get_raw=True)(forwards)
     register_flop_formula(getattr(torch.ops.vertebra, f"{name}_backward"), get_raw=True)(backwards)
-

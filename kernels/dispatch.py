@@ -141,7 +141,7 @@ def _decide(
     if followed:
         reason = f"{followed} takes plain PyTorch"
     else:
-        reason = _call(unfit) or _triton.why_not(present)
+        reason = unfit() or _triton.why_not(present)
     if asked == "triton":
         if reason is None:
             return Decision("triton", {})
@@ -151,9 +151,9 @@ def _decide(
         raise BackendError(f"{operator} cannot run on Triton, as {by} asks: {reason}")
     if reason is None and _triton.INTERPRETED:
         reason = f"kernels run in Triton's interpreter, slowly; {VARIABLE}=triton asks for it"
-    if reason is not None:
-        return Decision(plain, {"triton": reason})
-    return _measured(operator, _call(shape), str(present[0].dtype).removeprefix("torch."))
+    if reason is not None or shape is None:
+        return Decision(plain, {"triton": reason or "there is no kernel"})
+    return _measured(operator, shape(), str(present[0].dtype).removeprefix("torch."))
 
 
 def _followed(x: Tensor) -> str | None:
@@ -210,6 +210,3 @@ def read_measured(path: Path) -> dict[tuple[str, str, str], tuple[str, float]]:
 
 
 _FASTER = read_measured(_MEASURED)
-
-
-def _call(x): return x() if callable(x) else x  # TODO helpers

@@ -73,4 +73,4 @@ def _flops(q: Tensor, *_: object) -> int:
     return 4 * batch * tokens * heads * head_dim**2
 
 
-_operator = register("channel_attention", forward, _shapes, backward, _flops, backward_flops=2)
+_operator = register("channel_attention", forward, _shapes, backward, _flops, unread=("out",), backward_flops=2)

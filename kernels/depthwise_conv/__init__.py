@@ -1,5 +1,8 @@
 """A depthwise convolution of the map's own size, with what usually follows it."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -30,7 +33,7 @@ def depthwise_conv(
         activation: "gelu", the exact one; None for none.
         gate: (B, C, H, W), multiplies what comes out of the activation; None for none.
         residual: (B, C, H, W), is added last; None for none.
-        backend: None, "reference" or "eager"; see `dispatch`.
+        backend: None, "reference", "eager" or "triton"; see `dispatch`.
 
     Returns:
         (B, C, H, W).
@@ -41,8 +44,49 @@ def depthwise_conv(
     if torch.jit.is_scripting():
         return eager.depthwise_conv(x, weight, bias, dilation, activation, gate, residual)
     _check_activation(activation)
-    run = reference.depthwise_conv if dispatch.is_reference(backend) else eager.depthwise_conv
+    tensors = (x, weight, bias, gate, residual)
+    unfit = partial(_unfit, x, weight, gate, residual)
+    shape = partial(_shape, x, weight, dilation, activation, gate, residual)
+    run = _implementation(dispatch.choose("depthwise_conv", backend, tensors, unfit, shape))
     return run(x, weight, bias, dilation, activation, gate, residual)
+
+
+def _implementation(chosen: str) -> Callable[..., Tensor]:
+    if chosen == "triton":
+        from . import triton
+
+        return triton.depthwise_conv
+    return reference.depthwise_conv if chosen == "reference" else eager.depthwise_conv
+
+
+def _unfit(x: Tensor, weight: Tensor, gate: Tensor | None, residual: Tensor | None) -> str | None:
+    if x.dim() != 4 or weight.dim() != 4:
+        return f"x has {x.dim()} dimensions and weight {weight.dim()}; the kernel takes 4"
+    if tuple(weight.shape[:2]) != (x.shape[1], 1) or weight.shape[2] != weight.shape[3]:
+        return f"weight is {tuple(weight.shape)} for {x.shape[1]} channels; the kernel takes (C, 1, k, k)"
+    if weight.shape[3] not in (3, 5, 7):
+        return f"weight is {weight.shape[3]} wide; the kernel takes 3, 5 and 7"
+    for name, other in (("gate", gate), ("residual", residual)):
+        if other is not None and other.shape != x.shape:
+            return f"{name} is {tuple(other.shape)} and x {tuple(x.shape)}; the kernel takes one shape"
+    return None
+
+
+def _shape(
+    x: Tensor, weight: Tensor, dilation: int, activation: str | None, gate: Tensor | None, residual: Tensor | None
+) -> str:
+    """The class of shapes that is measured together: kernel, what follows it, and memory format."""
+    side = weight.shape[-1]
+    return " ".join(
+        [
+            f"{side}x{side}",
+            *([f"dilation {dilation}"] if dilation > 1 else []),
+            *([activation] if activation is not None else []),
+            *(["gate"] if gate is not None else []),
+            *(["residual"] if residual is not None else []),
+            "channels_last" if x.dim() == 4 and x.stride(1) < x.stride(3) else "contiguous",
+        ]
+    )
 
 
 def _check_activation(activation: str | None) -> None:

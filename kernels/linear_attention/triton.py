@@ -42,7 +42,7 @@ def backward(
     v: Tensor,
     temperature: Tensor,
     min_denominator: float,
-    out: Tensor,
+    out: Tensor | None,
     state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and temperature."""
@@ -76,4 +76,4 @@ def _flops(q: Tensor, *_: object) -> int:
     return 4 * batch * tokens * heads * head_dim**2
 
 
-_operator = register("linear_attention", forward, _shapes, backward, _flops, backward_flops=2)
+_operator = register("linear_attention", forward, _shapes, backward, _flops, unread=("out",), backward_flops=2)

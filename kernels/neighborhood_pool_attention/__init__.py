@@ -1,5 +1,8 @@
 """Attention of every pixel to its nine neighbours and to a pooled map, in one softmax."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -48,7 +51,7 @@ def neighborhood_pool_attention(
             Th), weights of the table's rows, where the bias is interpolated.
         bias_columns: (W, pw) or (W, pw, Tw), the same for columns. A bias that is no table of differences is one of
             ph * H rows and pw * W columns, read at `arange`.
-        backend: None, "reference" or "eager"; see `dispatch`.
+        backend: None, "reference", "eager" or "triton"; see `dispatch`.
 
     Returns:
         (B, H, W, heads * D).
@@ -69,8 +72,22 @@ def neighborhood_pool_attention(
             bias_rows,
             bias_columns,
         )
-    run = reference if dispatch.is_reference(backend) else eager
-    return run.neighborhood_pool_attention(
+    tensors = (
+        q,
+        k,
+        v,
+        pool_k,
+        pool_v,
+        query_embedding,
+        temperature,
+        relative_pos_bias_local,
+        learnable_tokens,
+        learnable_bias,
+        bias_table,
+    )
+    unfit, shape = partial(_unfit, q, k, v, pool_k, pool_v), partial(_shape, q)
+    run = _implementation(dispatch.choose("neighborhood_pool_attention", backend, tensors, unfit, shape))
+    return run(
         q,
         k,
         v,
@@ -85,3 +102,25 @@ def neighborhood_pool_attention(
         bias_rows,
         bias_columns,
     )
+
+
+def _implementation(chosen: str) -> Callable[..., Tensor]:
+    if chosen == "triton":
+        from . import triton
+
+        return triton.neighborhood_pool_attention
+    return reference.neighborhood_pool_attention if chosen == "reference" else eager.neighborhood_pool_attention
+
+
+def _unfit(q: Tensor, k: Tensor, v: Tensor, pool_k: Tensor, pool_v: Tensor) -> str | None:
+    if q.shape[-1] > 128:
+        return f"heads are {q.shape[-1]} wide; the kernel takes up to 128"
+    if not q.dtype == k.dtype == v.dtype == pool_k.dtype == pool_v.dtype:
+        dtypes = f"{q.dtype}, {k.dtype}, {v.dtype}, {pool_k.dtype} and {pool_v.dtype}"
+        return f"q, k, v and the pooled k and v are {dtypes}; the kernel takes one dtype"
+    return None
+
+
+def _shape(q: Tensor) -> str:
+    """The class of shapes that is measured together: the size of heads, which is all that changes the kernels."""
+    return f"heads of {q.shape[-1]}"

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._triton import divide_up, launch, like, numerics, power_of_two, register, sums_in
+from .._triton import INTERPRETED, divide_up, launch, like, numerics, power_of_two, register, sums_in
+
+WIDE_TILE = 64 if INTERPRETED else 32
+"""Tokens of a tile in float32, of which registers hold fewer; the interpreter takes its time for tiles of any size."""
 
 _PROGRAMS = 512
 """About so many programs share what is summed over all windows: fixed, so that sums are the same on every GPU."""
@@ -147,7 +150,7 @@ class _Plan:
         wh, ww, top, left = geometry
         rows, columns = divide_up(top + height, wh), divide_up(left + width, ww)
         self.tokens = tokens = wh * ww
-        tile = 64 if q.element_size() == 2 else 32  # larger ones of float32 do not fit the registers
+        tile = 64 if q.element_size() == 2 else WIDE_TILE
         self.warps = 8 if bias and tokens > tile else 4  # the bias of a whole tile takes registers
         self.windows = batch * rows * columns
         self.stages = 2 if q.element_size() == 2 else 1

@@ -13,6 +13,14 @@ EPS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfl
 """Errors, by their root mean square relative to the tensor's, that rounding alone explains."""
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests with an argument `dtype` in every one that kernels take; bfloat16 not always in the interpreter."""
+    marked = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "dtype" in metafunc.fixturenames and not any("dtype" in names for names in marked):
+        interpreted = [torch.float32, torch.float16]
+        metafunc.parametrize("dtype", interpreted if _triton.INTERPRETED else _triton.DTYPES)
+
+
 @pytest.fixture
 def device() -> str:
     """Where kernels run."""

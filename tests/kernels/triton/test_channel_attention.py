@@ -30,7 +30,6 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vertebra.kernels._state.PROGRAMS", 8)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_tokens_of_one_chunk(
     transposed: bool, dtype: torch.dtype, same: Callable[..., None], monkeypatch: pytest.MonkeyPatch
@@ -40,7 +39,6 @@ def test_tokens_of_one_chunk(
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_tokens_in_chunks(transposed: bool, dtype: torch.dtype, same: Callable[..., None]) -> None:
     same(channel_attention, drawn(), lambda own: arguments(own, transposed=transposed), dtype)

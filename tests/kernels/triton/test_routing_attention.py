@@ -56,7 +56,6 @@ def arguments(
     return {"q": q, "k": k, "v": v, "index": index.to(q.device), "scale": scale, "regions": regions}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("case", LISTS)
 def test_keys_by_a_list(
     case: str, dtype: torch.dtype, same: Callable[..., None], monkeypatch: pytest.MonkeyPatch
@@ -67,7 +66,6 @@ def test_keys_by_a_list(
     same(routing_attention, drawn(size), lambda leaves: arguments(leaves, index, regions), dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("case", MASKS)
 def test_keys_behind_a_mask(case: str, dtype: torch.dtype, same: Callable[..., None]) -> None:
     size, regions, picks = MASKS[case]
