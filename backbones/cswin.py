@@ -57,26 +57,28 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
         stripe = self.stripe
-        qkv = self.qkv(x).reshape(batch, height, width, 3, 2, self.heads // 2, dim // self.heads)
-        columns, rows = qkv.unbind(4)
-        columns = self._attend(0, columns, (height, stripe), (0, missing(width, stripe) // 2))
-        rows = self._attend(1, rows, (stripe, width), (missing(height, stripe) // 2, 0))
-        return self.proj(torch.cat([columns, rows], -1))
-
-    def _attend(self, branch: int, qkv: Tensor, window: tuple[int, int], offset: tuple[int, int]) -> Tensor:
-        """(B, H, W, 3, heads, D) -> (B, H, W, heads * D)."""
-        if torch.jit.is_scripting():
-            return self._at_once(branch, qkv, window, offset)
-        if is_plain(self.lepe[branch]):
-            return self._at_once(branch, qkv, window, offset)
-        q, k, v = qkv.unbind(3)
-        return window_attention(q, k, v, window, pad_offset=offset) + self._encode(branch, v.flatten(3), window, offset)
-
-    def _at_once(self, branch: int, qkv: Tensor, window: tuple[int, int], offset: tuple[int, int]) -> Tensor:
-        q, k, v = qkv.unbind(3)
-        weight = self.lepe[0].weight if branch == 0 else self.lepe[1].weight
-        bias = self.lepe[0].bias if branch == 0 else self.lepe[1].bias
-        return window_attention(q, k, v, window, pad_offset=offset, lepe_weight=weight, lepe_bias=bias)
+        q, k, v = self.qkv(x).reshape(batch, height, width, 3, self.heads, dim // self.heads).unbind(3)
+        columns, beside = (height, stripe), (0, missing(width, stripe) // 2)
+        rows, above = (stripe, width), (missing(height, stripe) // 2, 0)
+        if not torch.jit.is_scripting() and not (is_plain(self.lepe[0]) and is_plain(self.lepe[1])):
+            out = window_attention(q, k, v, columns, pad_offset=beside, cross_window=rows, cross_offset=above)
+            halves = v.flatten(3).chunk(2, 3)
+            near = [self._encode(0, halves[0], columns, beside), self._encode(1, halves[1], rows, above)]
+            return self.proj(out + torch.cat(near, 3))
+        weight = torch.cat([self.lepe[0].weight, self.lepe[1].weight])
+        bias = torch.cat([self.lepe[0].bias, self.lepe[1].bias])
+        out = window_attention(
+            q,
+            k,
+            v,
+            columns,
+            pad_offset=beside,
+            lepe_weight=weight,
+            lepe_bias=bias,
+            cross_window=rows,
+            cross_offset=above,
+        )
+        return self.proj(out)
 
     @torch.jit.unused
     def _encode(self, branch: int, v: Tensor, window: tuple[int, int], offset: tuple[int, int]) -> Tensor:

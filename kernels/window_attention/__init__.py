@@ -25,6 +25,8 @@ def window_attention(
     pad_offset: tuple[int, int] = (0, 0),
     lepe_weight: Tensor | None = None,
     lepe_bias: Tensor | None = None,
+    cross_window: tuple[int, int] | None = None,
+    cross_offset: tuple[int, int] = (0, 0),
     backend: str | None = None,
 ) -> Tensor:
     """softmax(scale * q kᵀ + bias) v among the tokens of each window, with windows laid over the whole map.
@@ -43,24 +45,33 @@ def window_attention(
         pad_offset: padded rows at the top and columns at the left.
         lepe_weight: (heads * D, 1, 3, 3): a depthwise convolution of v inside each window, zeros around it, is added.
         lepe_bias: (heads * D,), goes with `lepe_weight`.
+        cross_window: height and width of the windows in which the second half of the heads attends; None takes
+            `window`. It goes without a `bias_table`.
+        cross_offset: the `pad_offset` of that half.
         backend: None, "reference", "eager" or "triton"; see `dispatch`.
 
     Returns:
         (B, H, W, heads * D).
 
     Raises:
-        ValueError: a partition or a backend that does not exist; names those that do.
+        ValueError: a partition or a backend that does not exist, names those that do; a cross window with a bias
+            table, or with an odd number of heads.
+        BackendError: a backend that was asked for cannot run; says why.
     """
     if torch.jit.is_scripting():
         return eager.window_attention(
-            q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias
-        )
-    _check_partition(partition)
+            q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias,
+            cross_window, cross_offset,
+        )  # fmt: skip
+    _check(partition, q, bias_table, cross_window)
     tensors = (q, k, v, bias_table, pad, lepe_weight, lepe_bias)
     unfit, shape = partial(_unfit, q, k, v), partial(_shape, window, partition, bias_table, lepe_weight)
     chosen = dispatch.choose("window_attention", backend, tensors, unfit, shape)
     run = _implementation(chosen)
-    return run(q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias)
+    return run(
+        q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias,
+        cross_window, cross_offset,
+    )  # fmt: skip
 
 
 def _implementation(chosen: str) -> Callable[..., Tensor]:
@@ -88,6 +99,10 @@ def _shape(window: tuple[int, int], partition: str, bias_table: Tensor | None, l
     return f"{partition}, {size}{'' if bias_table is None else ', bias'}{'' if lepe_weight is None else ', lepe'}"
 
 
-def _check_partition(partition: str) -> None:
+def _check(partition: str, q: Tensor, bias_table: Tensor | None, cross_window: tuple[int, int] | None) -> None:
     if partition not in ("block", "grid"):
         raise ValueError(f"partition is {partition!r}; it takes 'block' or 'grid'")
+    if cross_window is not None and bias_table is not None:
+        raise ValueError("there is a cross_window and a bias_table; only one of them can be given")
+    if cross_window is not None and q.shape[3] % 2:
+        raise ValueError(f"there are {q.shape[3]} heads; a cross_window takes half of them, so their number is even")

@@ -17,10 +17,10 @@ from .tiles import SIZES, bias_of, lepe, load, load_padded, locate, scores
 
 @triton.jit
 def _store(
-    pointer, gradient, image, y, x, head, inside, H, W, heads, d, D: tl.constexpr
+    pointer, gradient, image, y, x, head, inside, H, W, room_x, d, D: tl.constexpr
 ):  # fmt: skip
-    """The gradient of one head's tokens, to its place in (B, H, W, heads, D)."""
-    at = (((image * H + y) * W + x) * heads + head) * D
+    """The gradient of one head's tokens, to its place in (B, H, W, heads, D) with a stride of tokens."""
+    at = ((image * H + y) * W + x) * room_x + head * D
     mask = inside[:, None] & (d[None, :] < D)
     tl.store(pointer + at[:, None] + d[None, :], gradient.to(pointer.dtype.element_ty), mask=mask)
 
@@ -35,7 +35,7 @@ def _store_edge(dpad, gradient, program, part, exists, inside, d, DP: tl.constex
 @triton.jit(do_not_specialize=SIZES)
 def backward_whole(
     q, k, v, grad, lse, table, pad, lepe_weight, dq, dk, dv, dbias, dpad,
-    H, W, rows, columns, top, left, wh, ww, windows, heads, rounds, scale,
+    H, W, rows, columns, top, left, wh, ww, windows, heads, rounds, room_x, scale,
     qb, qy, qx, qh, qd, kb, ky, kx, kh, kd, vb, vy, vx, vh, vd, gb, gy, gx, gc,
     D: tl.constexpr, DP: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, GRID: tl.constexpr, PACK: tl.constexpr,
     BIAS: tl.constexpr, PADDED: tl.constexpr, LEPE: tl.constexpr, BLOCK: tl.constexpr,
@@ -85,15 +85,15 @@ def backward_whole(
                 windows, rows, columns, H, W, top, left, wh, ww, gb, gy, gx, D * gc, gc, d, fill_v,
                 D, DP, GRID, PACK, False, False, True, BLOCK, ACC,
             )  # fmt: skip
-        _store(dv, value_gradient, image, y, x, head, inside, H, W, heads, d, D)
+        _store(dv, value_gradient, image, y, x, head, inside, H, W, room_x, d, D)
         ds = p * (dp - tl.sum(p * dp, 1)[:, None])
         if BIAS:
             bias_gradient += ds
         ds = ds.to(queries.dtype)
         query_gradient = tl.dot(ds, keys, out_dtype=ACC, input_precision=PRECISION) * scale
-        _store(dq, query_gradient, image, y, x, head, inside, H, W, heads, d, D)
+        _store(dq, query_gradient, image, y, x, head, inside, H, W, room_x, d, D)
         key_gradient = tl.dot(tl.trans(ds), queries, out_dtype=ACC, input_precision=PRECISION) * scale
-        _store(dk, key_gradient, image, y, x, head, inside, H, W, heads, d, D)
+        _store(dk, key_gradient, image, y, x, head, inside, H, W, room_x, d, D)
         if PADDED:
             _store_edge(dpad, key_gradient, program * rounds + step, 0, exists, inside, d, DP)
             _store_edge(dpad, value_gradient, program * rounds + step, 1, exists, inside, d, DP)
@@ -105,7 +105,7 @@ def backward_whole(
 @triton.jit(do_not_specialize=SIZES)
 def backward_queries(
     q, k, v, out, grad, lse, table, pad, lepe_weight, lepe_bias, dq, delta,
-    H, W, rows, columns, top, left, wh, ww, windows, tiles, heads, scale,
+    H, W, rows, columns, top, left, wh, ww, windows, tiles, heads, out_x, room_x, scale,
     qb, qy, qx, qh, qd, kb, ky, kx, kh, kd, vb, vy, vx, vh, vd, gb, gy, gx, gc,
     D: tl.constexpr, DP: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, GRID: tl.constexpr,
     BIAS: tl.constexpr, PADDED: tl.constexpr, LEPE: tl.constexpr, LEPE_BIAS: tl.constexpr,
@@ -127,7 +127,7 @@ def backward_queries(
     fill_k, fill_v = pad + (heads + head) * D, pad + (2 * heads + head) * D
     queries = load(q, image * qb + y * qy + x * qx + wide * qh, inside, d, qd, D, ACC, UPCAST)
     g = load(grad, image * gb + y * gy + x * gx + wide * D * gc, inside, d, gc, D, ACC, UPCAST)
-    at = ((image * H + y) * W + x) * (heads * D) + head * D
+    at = ((image * H + y) * W + x) * out_x + head * D
     result = load(out, at, inside, d, 1, D, ACC, True)
     if LEPE:
         result -= lepe(
@@ -156,13 +156,13 @@ def backward_queries(
         dp = tl.dot(g, tl.trans(values), out_dtype=ACC, input_precision=PRECISION)
         ds = p * (dp - mean[:, None])
         gradient += tl.dot(ds.to(keys.dtype), keys, out_dtype=ACC, input_precision=PRECISION)
-    _store(dq, gradient * scale, image, y, x, head, inside, H, W, heads, d, D)
+    _store(dq, gradient * scale, image, y, x, head, inside, H, W, room_x, d, D)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_keys(
     q, k, v, grad, lse, delta, table, pad, lepe_weight, dk, dv, dpad,
-    H, W, rows, columns, top, left, wh, ww, windows, tiles, heads, scale,
+    H, W, rows, columns, top, left, wh, ww, windows, tiles, heads, room_x, scale,
     qb, qy, qx, qh, qd, kb, ky, kx, kh, kd, vb, vy, vx, vh, vd, gb, gy, gx, gc,
     D: tl.constexpr, DP: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, GRID: tl.constexpr,
     BIAS: tl.constexpr, PADDED: tl.constexpr, LEPE: tl.constexpr, BLOCK: tl.constexpr,
@@ -214,8 +214,8 @@ def backward_keys(
             D, DP, GRID, 1, False, False, True, BLOCK, ACC,
         )  # fmt: skip
     key_gradient *= scale
-    _store(dk, key_gradient, kimage, row, column, head, kinside, H, W, heads, d, D)
-    _store(dv, value_gradient, kimage, row, column, head, kinside, H, W, heads, d, D)
+    _store(dk, key_gradient, kimage, row, column, head, kinside, H, W, room_x, d, D)
+    _store(dv, value_gradient, kimage, row, column, head, kinside, H, W, room_x, d, D)
     if PADDED:
         _store_edge(dpad, key_gradient, program, 0, kexists, kinside, d, DP)
         _store_edge(dpad, value_gradient, program, 1, kexists, kinside, d, DP)

@@ -20,6 +20,7 @@ def _arguments(
     bias: bool = False,
     pad: bool = False,
     lepe: bool = False,
+    cross: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     def drawn(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device, requires_grad=True)
@@ -35,9 +36,11 @@ def _arguments(
         "partition": partition,
         "bias_table": drawn(heads, 2 * window[0] - 1, 2 * window[1] - 1) if bias else None,
         "pad": drawn(3, heads, _HEAD_DIM) if pad else None,
-        "pad_offset": ((-size[0] % window[0]) // 2, (-size[1] % window[1]) // 2) if lepe else (0, 0),
+        "pad_offset": (0, (-size[1] % window[1]) // 2) if cross else (0, 0),
         "lepe_weight": drawn(dim, 1, 3, 3) if lepe else None,
         "lepe_bias": drawn(dim) if lepe else None,
+        "cross_window": cross,
+        "cross_offset": ((-size[0] % cross[0]) // 2, 0) if cross else (0, 0),
     }
 
 
@@ -61,12 +64,11 @@ CASES: dict[str, Callable[[str | torch.device, torch.dtype], dict[str, Any]]] = 
         _arguments, 32, (128, 128), 2, (16, 16), partition="grid", bias=True, pad=True
     ),
     f"maxvit_tiny grid, stage 1, {_LARGE}": _large((200, 336), 2, (7, 7), partition="grid", bias=True, pad=True),
-    "cswin_tiny columns, stage 1, 128 x 224": _small((56, 56), 1, (56, 1), lepe=True),
-    "cswin_tiny rows, stage 1, 128 x 224": _small((56, 56), 1, (1, 56), lepe=True),
-    "cswin_tiny columns, stage 2, 128 x 224": _small((28, 28), 2, (28, 2), lepe=True),
-    "cswin_tiny columns, stage 3, 128 x 224": _small((14, 14), 4, (14, 7), lepe=True),
-    f"cswin_tiny columns, stage 1, {_LARGE}": _large((200, 336), 1, (200, 1), lepe=True),
-    f"cswin_tiny rows, stage 3, {_LARGE}": _large((50, 84), 4, (7, 84), lepe=True),
+    "cswin_tiny stage 1, 128 x 224": _small((56, 56), 2, (56, 1), lepe=True, cross=(1, 56)),
+    "cswin_tiny stage 2, 128 x 224": _small((28, 28), 4, (28, 2), lepe=True, cross=(2, 28)),
+    "cswin_tiny stage 3, 128 x 224": _small((14, 14), 8, (14, 7), lepe=True, cross=(7, 14)),
+    f"cswin_tiny stage 1, {_LARGE}": _large((200, 336), 2, (200, 1), lepe=True, cross=(1, 336)),
+    f"cswin_tiny stage 3, {_LARGE}": _large((50, 84), 8, (50, 7), lepe=True, cross=(7, 84)),
     "litv2_small stage 3, 128 x 224": _small((14, 14), 2, (2, 2), pad=True),
     f"litv2_small stage 3, {_LARGE}": _large((50, 84), 2, (2, 2), pad=True),
 }

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._layout import is_eager, missing, pad_map
+from .halves import half
 
 _CUT_AT_ONCE = 2**18  # numbers of q, k and v
 _FEW_TOKENS = 64  # up to here, matrices of scores train faster on a CPU than flash attention
@@ -26,8 +27,32 @@ def window_attention(
     pad_offset: tuple[int, int] = (0, 0),
     lepe_weight: Tensor | None = None,
     lepe_bias: Tensor | None = None,
+    cross_window: tuple[int, int] | None = None,
+    cross_offset: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """See `vertebra.kernels.window_attention`."""
+    if cross_window is not None:
+        a = half(False, q, k, v, pad, lepe_weight, lepe_bias)
+        b = half(True, q, k, v, pad, lepe_weight, lepe_bias)
+        first = _attention(a[0], a[1], a[2], window, partition, scale, None, a[3], pad_offset, a[4], a[5])
+        second = _attention(b[0], b[1], b[2], cross_window, partition, scale, None, b[3], cross_offset, b[4], b[5])
+        return torch.cat([first, second], -1)
+    return _attention(q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias)
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: tuple[int, int],
+    partition: str,
+    scale: float | None,
+    bias_table: Tensor | None,
+    pad: Tensor | None,
+    pad_offset: tuple[int, int],
+    lepe_weight: Tensor | None,
+    lepe_bias: Tensor | None,
+) -> Tensor:
     height, width = q.shape[1], q.shape[2]
     wh, ww = window
     top, left = pad_offset

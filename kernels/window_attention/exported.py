@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from .._layout import divided, in_order
 from .eager import position_bias
+from .halves import half
 
 
 def window_attention(
@@ -25,8 +26,32 @@ def window_attention(
     pad_offset: tuple[int, int] = (0, 0),
     lepe_weight: Tensor | None = None,
     lepe_bias: Tensor | None = None,
+    cross_window: tuple[int, int] | None = None,
+    cross_offset: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """See `vertebra.kernels.window_attention`."""
+    if cross_window is not None:
+        a = half(False, q, k, v, pad, lepe_weight, lepe_bias)
+        b = half(True, q, k, v, pad, lepe_weight, lepe_bias)
+        first = _attention(a[0], a[1], a[2], window, partition, scale, None, a[3], pad_offset, a[4], a[5])
+        second = _attention(b[0], b[1], b[2], cross_window, partition, scale, None, b[3], cross_offset, b[4], b[5])
+        return torch.cat([first, second], -1)
+    return _attention(q, k, v, window, partition, scale, bias_table, pad, pad_offset, lepe_weight, lepe_bias)
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: tuple[int, int],
+    partition: str,
+    scale: float | None,
+    bias_table: Tensor | None,
+    pad: Tensor | None,
+    pad_offset: tuple[int, int],
+    lepe_weight: Tensor | None,
+    lepe_bias: Tensor | None,
+) -> Tensor:
     batch, height, width, heads, head_dim = q.shape
     tokens = batch * height * width
     place, windows = _places(q, window, partition, pad_offset)

@@ -13,14 +13,14 @@ from .tiles import SIZES, bias_of, lepe, load, load_padded, locate, scores
 @triton.jit(do_not_specialize=SIZES)
 def forward(
     q, k, v, out, lse, table, pad, lepe_weight, lepe_bias,
-    H, W, rows, columns, top, left, wh, ww, windows, tiles, heads, scale,
+    H, W, rows, columns, top, left, wh, ww, windows, tiles, heads, out_x, scale,
     qb, qy, qx, qh, qd, kb, ky, kx, kh, kd, vb, vy, vx, vh, vd,
     D: tl.constexpr, DP: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, GRID: tl.constexpr, PACK: tl.constexpr,
     BIAS: tl.constexpr, PADDED: tl.constexpr, LEPE: tl.constexpr, LEPE_BIAS: tl.constexpr,
     BLOCK: tl.constexpr,
     ACC: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """q, k, v (B, H, W, heads, D) with strides -> out (B, H, W, heads * D), lse (heads, windows, T)."""
+    """q, k, v (B, H, W, heads, D) -> out (B, H, W, heads * D), whose tokens may lie apart, lse (heads, windows, T)."""
     if WH:
         wh = WH
     if WW:
@@ -71,5 +71,5 @@ def forward(
             windows, rows, columns, H, W, top, left, wh, ww, vb, vy, vx, vh, vd, d, fill_v,
             D, DP, GRID, PACK, PADDED, LEPE_BIAS, False, BLOCK, ACC,
         )  # fmt: skip
-    at = ((image * H + y) * W + x) * (heads * D) + head * D
+    at = ((image * H + y) * W + x) * out_x + head * D
     tl.store(out + at[:, None] + d[None, :], mean.to(out.dtype.element_ty), mask=inside[:, None] & (d[None, :] < D))

@@ -174,3 +174,25 @@ def test_an_unknown_partition_is_refused() -> None:
     q = torch.zeros(1, 4, 4, 1, 2)
     with pytest.raises(ValueError, match=r"partition is 'windows'; it takes 'block' or 'grid'"):
         window_attention(q, q, q, (2, 2), partition="windows")
+
+
+@pytest.mark.parametrize("backend", ["eager", "reference"])
+def test_a_cross_window_is_for_the_second_half_of_the_heads(backend: str) -> None:
+    tensors, keywords = qkv(7, 5), options((3, 2), "pl")
+    out = window_attention(
+        *tensors, (3, 2), pad_offset=(1, 0), cross_window=(2, 4), cross_offset=(0, 1), backend=backend, **keywords
+    )
+    for i, (window, offset) in enumerate((((3, 2), (1, 0)), ((2, 4), (0, 1)))):
+        heads, channels = slice(i, i + 1), slice(i * HEAD_DIM, (i + 1) * HEAD_DIM)
+        mine = {key: value[:, heads] if key == "pad" else value[channels] for key, value in keywords.items()}
+        q, k, v = (x[:, :, :, heads] for x in tensors)
+        expected = window_attention(q, k, v, window, pad_offset=offset, backend=backend, **mine)
+        torch.testing.assert_close(out[..., channels], expected)
+
+
+def test_a_cross_window_that_cannot_be_is_refused() -> None:
+    q = torch.zeros(1, 4, 4, 3, 2)
+    with pytest.raises(ValueError, match="there are 3 heads; a cross_window takes half"):
+        window_attention(q, q, q, (2, 2), cross_window=(4, 1))
+    with pytest.raises(ValueError, match="a cross_window and a bias_table"):
+        window_attention(q, q, q, (2, 2), cross_window=(4, 1), bias_table=torch.zeros(3, 3, 3))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from vertebra.kernels import _triton
-from vertebra.kernels.window_attention import triton, window_attention
+from vertebra.kernels.window_attention import launches, window_attention
 
 HEADS, HEAD_DIM = 2, 20  # the kernel's tiles are 32 wide
 
@@ -23,7 +23,7 @@ OPTIONS = {"packed": "bpl", "one tile": "bp", "tiles": "bpl", "stripes": "ol"}
 
 @pytest.fixture(autouse=True)
 def _tiles_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "WIDE_TILE", 32)
+    monkeypatch.setattr(launches, "WIDE_TILE", 32)
 
 
 def drawn(
@@ -60,6 +60,11 @@ def test_every_kind_of_window(kind: str, partition: str, dtype: torch.dtype, sam
         lambda leaves: arguments(leaves) | fixed,
         dtype,
     )
+
+
+def test_half_of_the_heads_in_other_windows(dtype: torch.dtype, same: Callable[..., None]) -> None:
+    fixed = {"window": (5, 2), "pad_offset": (0, 1), "cross_window": (2, 7), "cross_offset": (1, 0)}
+    same(window_attention, drawn((5, 2), (5, 7), "pl"), lambda leaves: arguments(leaves) | fixed, dtype)
 
 
 def test_bfloat16_with_tables_of_float32(same: Callable[..., None]) -> None:
