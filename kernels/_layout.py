@@ -6,7 +6,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.torch_version import TorchVersion
 
-_FOLDED = TorchVersion(torch.__version__) < (2, 14)
+_FOLDED = TorchVersion(torch.__version__) < "2.14"
 """Whether `torch.compile` takes `torch.compiler.is_exporting()` for true, a fault of older versions of PyTorch."""
 
 

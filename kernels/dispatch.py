@@ -26,7 +26,7 @@ from ._layout import is_exporting, is_transformed
 BACKENDS = ("reference", "eager", "triton")
 VARIABLE = "VERTEBRA_KERNELS"
 _VALUES = ("", "auto", *BACKENDS)
-_MEASURED = Path(__file__).parent.parent / "results" / "kernels.csv"
+MEASURED = Path(__file__).parent.parent / "results" / "kernels.csv"
 
 
 class BackendError(RuntimeError):
@@ -209,4 +209,4 @@ def read_measured(path: Path) -> dict[tuple[str, str, str], tuple[str, float]]:
     return worst
 
 
-_FASTER = read_measured(_MEASURED)
+_FASTER = read_measured(MEASURED)

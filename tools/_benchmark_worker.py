@@ -4,9 +4,12 @@ A process for each case keeps its peak memory its own, and lets the cases take t
 """
 
 import contextlib
+import os
 import resource
+import shutil
 import signal
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +21,17 @@ import timm
 import torch
 import vertebra  # noqa: F401  registers the names
 from torch import Tensor, nn
+from vertebra.kernels.dispatch import VARIABLE
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one process measures: `size` None takes the model's own, `threads` None PyTorch's default."""
+    """What one process measures: `size` None takes the model's own, `threads` None PyTorch's default.
+
+    `kernels` is what VERTEBRA_KERNELS is set to there.
+    """
 
     model: str
     mode: str
@@ -33,9 +40,11 @@ class Case:
     size: tuple[int, int] | None
     device: str
     threads: int | None
+    kernels: str = ""
 
     def __str__(self) -> str:
-        return f"{self.model}, {self.mode}{', compiled' if self.compiled else ''}"
+        kernels = f", {VARIABLE}={self.kernels}" if self.kernels else ""
+        return f"{self.model}, {self.mode}{', compiled' if self.compiled else ''}{kernels}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ def _prepare(case: Case) -> tuple[float, Callable[[], None], Ready]:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
+    os.environ[VARIABLE] = case.kernels
     before = _resident_mb("VmRSS")
     model: Any = timm.create_model(case.model).to(case.device)
     size = case.size or tuple(model.pretrained_cfg["input_size"][-2:])
@@ -148,3 +158,16 @@ def _resident_mb(entry: str) -> float:
         return int(line.split()[1]) * 1024 / 1e6
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def why_not_compiled(device: str) -> str | None:
+    """What torch.compile lacks here for the device, or None."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    on_cpu = device == "cpu"
+    variable, names = ("CXX", ("g++", "clang++")) if on_cpu else ("CC", ("gcc", "clang"))
+    asked = os.environ.get(variable)
+    if not any(map(shutil.which, [asked] if asked else names)):
+        return f"there is no {'C++' if on_cpu else 'C'} compiler ({asked or ' or '.join(names)}) on this machine"
+    if not header.is_file():
+        return f"Python's headers are missing ({header})"
+    return None

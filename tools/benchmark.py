@@ -17,10 +17,8 @@ if __name__ == "__main__":
 import argparse
 import multiprocessing
 import os
-import shutil
 import statistics
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,8 +29,9 @@ import timm
 from vertebra.backbones import model_names
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import check_model_name
-from vertebra.tools import _claims, _memory
-from vertebra.tools._benchmark_worker import Case, Ready, serve
+from vertebra.kernels.dispatch import BACKENDS, VARIABLE
+from vertebra.tools import _claims, _kernels, _memory
+from vertebra.tools._benchmark_worker import Case, Ready, serve, why_not_compiled
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools._results import align, append, check_csv, describe, origin
 from vertebra.tools.export_onnx import parse_size
@@ -60,6 +59,7 @@ class Row:
     height: int
     width: int
     precision: str
+    kernels: str
     device: str
     device_name: str
     threads: int
@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Measure speed and memory.",
         "vertebra benchmark models van_b0 resnet50 --batch 8 --threads 2",
     )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="models|memory|claims")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="models|kernels|memory|claims")
     models = kinds.add_parser(
         "models",
         help="images per second and peak memory of models, forward and training",
@@ -95,9 +95,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="threads of PyTorch on the CPU (default: PyTorch's own choice)")
     add("--mode", choices=MODES, help="measure one of the two (default: both)")
     add("--compile", action="store_true", help="measure torch.compile too; it compiles for minutes")
+    add("--kernels", metavar="A,B", help=f"each model with {VARIABLE} so (default: as the environment has it)")
     add("--repeats", type=int, default=REPEATS, metavar="N", help=f"repeats of each case (default: {REPEATS})")
     add("--csv", type=Path, metavar="F", help="append the rows to this file, results/models.csv say")
     models.set_defaults(run=run_models)
+    _kernels.add_parser(kinds, "example:\n  vertebra benchmark kernels window_attention --csv results/kernels.csv")
     _memory.add_parser(kinds, "example:\n  vertebra benchmark memory van_b2 --sizes 800x1333 --csv results/memory.csv")
     _claims.add_parser(kinds, "example:\n  vertebra benchmark claims hilo --csv results/claims.csv")
     return parser
@@ -124,8 +126,9 @@ def run_models(args: argparse.Namespace) -> int:
         print(f"not measured: compiled models, because {refused}", file=sys.stderr)
     batch = args.batch or (8 if device == "cpu" else 64)
     cases = [
-        Case(name, mode, compiled, batch, size, device, args.threads)
+        Case(name, mode, compiled, batch, size, device, args.threads, kernels)
         for name in names
+        for kernels in find_kernels(args.kernels)
         for mode in ([args.mode] if args.mode else MODES)
         for compiled in ((False, True) if args.compile and not refused else (False,))
     ]
@@ -153,17 +156,13 @@ def find_names(asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def why_not_compiled(device: str) -> str | None:
-    """What torch.compile lacks here for the device, or None."""
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    on_cpu = device == "cpu"
-    variable, names = ("CXX", ("g++", "clang++")) if on_cpu else ("CC", ("gcc", "clang"))
-    asked = os.environ.get(variable)
-    if not any(map(shutil.which, [asked] if asked else names)):
-        return f"there is no {'C++' if on_cpu else 'C'} compiler ({asked or ' or '.join(names)}) on this machine"
-    if not header.is_file():
-        return f"Python's headers are missing ({header})"
-    return None
+def find_kernels(asked: str | None) -> list[str]:
+    """Values of VERTEBRA_KERNELS, separated by commas; the environment's own where none is. UserError if unknown."""
+    values = list(dict.fromkeys(asked.split(","))) if asked else [os.environ.get(VARIABLE, "")]
+    for value in values if asked else ():
+        if value not in ("auto", *BACKENDS):
+            raise UserError(f"--kernels {value}: known are auto, {', '.join(BACKENDS)}")
+    return values
 
 
 def measure(cases: Sequence[Case], repeats: int = REPEATS, seconds: float = SECONDS) -> tuple[list[Row], list[str]]:
@@ -242,6 +241,7 @@ class _Worker:
             height=self.ready.size[0],
             width=self.ready.size[1],
             precision="float32",
+            kernels=self.case.kernels or "auto",
             **origin(self.case.device, self.ready.threads),
         )
 
@@ -263,12 +263,12 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as text, what they have in common first."""
     first = rows[0]
     head = f"{describe(first)}; {first.precision}, batch {first.batch}, median of {first.repeats} repeats"
-    lines = [("model", "size", "mode", "execution", "images/s", "lowest", "highest", "peak MB")]
+    lines = [("model", "size", "mode", "execution", "kernels", "images/s", "lowest", "highest", "peak MB")]
     for row in rows:
         memory = "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}"
         rates = (f"{rate:.1f}" for rate in (row.value, row.lowest, row.highest))
-        lines.append((row.model, f"{row.height}x{row.width}", row.mode, row.execution, *rates, memory))
-    return f"{head}\n{align(lines, left=4)}"
+        lines.append((row.model, f"{row.height}x{row.width}", row.mode, row.execution, row.kernels, *rates, memory))
+    return f"{head}\n{align(lines, left=5)}"
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import vertebra
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion
 from vertebra.backbones._errors import UserError
+from vertebra.kernels import _triton, dispatch
 from vertebra.tools._common import make_parser, pick_device, run_tool
 
 ROOT = Path(vertebra.__file__).parent
@@ -42,7 +43,6 @@ _STAND_INS = {  # other distributions of the same import package, with version n
     "opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
     "onnxruntime": ("onnxruntime-gpu",),
 }
-_OLDEST_GPU = (8, 0)
 UNKNOWN = "version unknown (its metadata is damaged)"
 
 
@@ -238,12 +238,21 @@ def check_compilers(report: Report) -> None:
 
 
 def check_kernels(report: Report) -> None:
-    """Which implementations of the operators can run."""
+    """Which implementations of the operators can run, and which of them do where nobody asks for one."""
     report.add("kernels", "plain PyTorch", "live: every operator, on every device")
-    report.add("kernels", "Triton", "none in this version of vertebra")
-    for index in range(torch.cuda.device_count()) if torch.version.cuda else ():
-        if torch.cuda.get_device_capability(index) < _OLDEST_GPU:
-            report.add("kernels", f"Triton on cuda:{index}", "never: needs sm_80 (Ampere) or newer")
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    for device in devices:
+        reason = _triton.why_not([torch.zeros(1, device=device)])
+        how = "in Triton's interpreter" if _triton.INTERPRETED else f"with {dispatch.VARIABLE}=triton"
+        report.add("kernels", f"Triton on {device}", f"no: {reason}" if reason else f"live {how}")
+    measured = dispatch.read_measured(dispatch.MEASURED)
+    by_itself = f"{len(measured)} classes of shapes" if measured else "never: results/kernels.csv has no measurement"
+    report.add("kernels", "Triton by itself", by_itself)
+    if not measured and len(devices) > 1:
+        report.advice.append("to measure the kernels on this GPU: vertebra benchmark kernels --csv results/kernels.csv")
+    asked = os.environ.get(dispatch.VARIABLE)
+    if asked:
+        report.add("kernels", dispatch.VARIABLE, asked)
 
 
 def examine(device: str | None = None) -> Report:

@@ -179,7 +179,7 @@ _TEXT = {
     "params": lambda value: f"{value / 1e6:.2f} M",
     "gflops": lambda value: f"{value:.2f}",
     "top1": lambda value: "-" if value is None else f"{value:.1f}",
-    "kernels": lambda value: ", ".join(value) or "none yet",
+    "kernels": lambda value: ", ".join(value) or "none",
 }
 _NUMBERS = {"params", "gflops", "size", "top1"}
 _COLUMNS = [field.name for field in fields(Row) if field.name != "url"]  # too long for a line: --json has it

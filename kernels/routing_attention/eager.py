@@ -9,7 +9,8 @@ from torch.nn import functional
 from .._kept import kept
 from .._layout import divided, is_eager
 
-_PART = 4 << 20  # bytes of gathered keys and values at once, where no gradient keeps them
+_PART = 4 << 20  # bytes of gathered keys and values at once on a CPU, where no gradient keeps them
+_PART_ELSEWHERE = 256 << 20  # a GPU wants few and large launches
 _MASKED = 1024  # tokens of a map, at most, for a mask of all pairs
 _COPY, _COPY_LEARNING = 16, 45  # hidden scores that cost as much as a copied key, without and with a backward pass
 
@@ -82,7 +83,8 @@ def _gathered_in_parts(
     regions, keys, values = _regions(q, rows, columns), _regions(k, rows, columns), _regions(v, rows, columns)
     index = _flat(index)
     out = torch.empty_like(regions)
-    step = _PART // (2 * index.shape[1] * math.prod(regions.shape[1:]) * regions.element_size()) + 1
+    part = _PART if q.device.type == "cpu" else _PART_ELSEWHERE
+    step = part // (2 * index.shape[1] * math.prod(regions.shape[1:]) * regions.element_size()) + 1
     for start in range(0, len(index), step):
         part = slice(start, start + step)
         out[part] = _attend(regions[part], keys, values, index[part], scale)

@@ -1,7 +1,7 @@
 """`window_attention` as fast as plain PyTorch gets.
 
-Windows that are whole rows of the map are views of it. Others are cut out a few at a time, so that a core's cache still
-holds them when they are used, and in inference their results go straight to their places.
+Windows that are whole rows of the map are views of it. On a CPU others are cut out a few at a time, so that a core's
+cache still holds them when they are used, and in inference their results go straight to their places.
 """
 
 import torch
@@ -65,7 +65,7 @@ def _attention(
     bias = None if bias_table is None else position_bias(bias_table, window).to(q.dtype)
     if torch.jit.is_scripting():
         out = _join(_attend(q, k, v, scale, bias, lepe_weight, lepe_bias), grid)
-    elif is_eager(q) and (grid or q.shape[2] > 1):
+    elif is_eager(q) and q.device.type == "cpu" and (grid or q.shape[2] > 1):
         out = _by_parts(q, k, v, grid, scale, bias, lepe_weight, lepe_bias)
     else:
         if not is_eager(q):

@@ -10,8 +10,8 @@ otherwise, so that stripes as long as the map need no kernel of their own for ev
 import triton
 import triton.language as tl
 
-SIZES = ("H", "W", "rows", "columns", "top", "left", "wh", "ww", "windows", "tiles", "rounds")
-"""Of images: Triton would compile anew for those that 16 divides, or that are 1."""
+SIZES = ("H", "W", "rows", "columns", "top", "left", "wh", "ww", "windows")
+"""Of images: Triton would compile anew for those that 16 divides, or that are 1. Not so rounds: a loop of 1 is none."""
 
 
 @triton.jit

@@ -1,11 +1,17 @@
 """Every family with kernels in it: the reference's features and gradients, forward and backward."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+import vertebra
+import yaml
 from torch import Tensor
+from vertebra.kernels import dispatch
+
+CARDS = yaml.safe_load((Path(vertebra.__file__).parent / "model_cards" / "cards.yml").read_text(encoding="utf-8"))
 
 MODELS = {
     "biformer_tiny": {"n_win": 3},
@@ -41,5 +47,14 @@ def test_kernels_change_no_model(
     monkeypatch.setenv("VERTEBRA_KERNELS", "reference")
     expected = run()
     monkeypatch.setenv("VERTEBRA_KERNELS", "triton")
+    launched, decide = set(), dispatch._decide
+
+    def noted(operator: str, *rest: Any) -> dispatch.Decision:
+        decision = decide(operator, *rest)
+        launched.update([operator] if decision.backend == "triton" else [])
+        return decision
+
+    monkeypatch.setattr(dispatch, "_decide", noted)
     for a, b in zip(run(), expected, strict=True):
         assert (a - b).abs().max() <= 1e-3 * b.abs().max() + 1e-6
+    assert launched == set(CARDS[name.partition("_")[0]]["kernels"])
