@@ -49,6 +49,14 @@ def why_not(tensors: Sequence[Tensor]) -> str | None:
     return None
 
 
+def misshapen(**given: tuple[Tensor | None, tuple[int, ...]]) -> str | None:
+    """Which tensor has another shape than a kernel, which checks none, would read; None if all are right."""
+    for name, (x, shape) in given.items():
+        if x is not None and tuple(x.shape) != tuple(shape):
+            return f"{name} is {tuple(x.shape)}; the kernel takes {tuple(shape)}"
+    return None
+
+
 def power_of_two(n: int, least: int = 16) -> int:
     """The smallest power of two that is `n` or more; matrices of tensor cores have 16 rows at least."""
     return max(least, 1 << (n - 1).bit_length())
@@ -96,12 +104,13 @@ def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> Non
 
 def register(
     name: str,
-    forward: Callable[..., tuple[Tensor, ...]],
-    shapes: Callable[..., tuple[Tensor, ...]],
+    forward: Callable[..., Tensor | tuple[Tensor, ...]],
+    shapes: Callable[..., Tensor | tuple[Tensor, ...]],
     backward: Callable[..., tuple[Tensor, ...]],
     flops: Callable[..., int],
     constant: Sequence[str] = (),
     unread: Sequence[str] = (),
+    added: Sequence[str] = (),
     backward_flops: float = 2.5,
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Make PyTorch operators `vertebra::name` and `vertebra::name_backward` of two functions that launch kernels.
@@ -110,34 +119,39 @@ def register(
 
     Args:
         name: of the operator.
-        forward: typed arguments -> (result, what else the backward pass wants to keep ...).
+        forward: typed arguments -> the result, or (result, what else the backward pass wants to keep ...).
         shapes: the same arguments -> empty tensors of the shapes, dtypes and strides that `forward` returns.
         backward: (gradient of the result, the arguments of `forward`, its results) -> the gradient of every tensor
-            argument that is not `constant`, in order and laid out as `like` does; `like` says what stands for None.
+            argument that is neither `constant` nor `added`, in order and laid out as `like` does, which also says what
+            stands for None.
         flops: the arguments of `forward` -> its floating-point operations.
         constant: tensor arguments without a gradient.
-        unread: results, and constant arguments, that `backward` does not read: they are not kept, and come as None.
+        unread: results, and constant or added arguments, that `backward` does not read: they are not kept, and come as
+            None.
+        added: tensor arguments that are added to the result, whose gradient therefore is the result's own.
         backward_flops: operations of the backward pass for one of the forward pass.
 
     Returns:
-        The operator, a function of the arguments of `forward`.
+        The operator: the arguments of `forward` -> a tuple of its results.
     """
     parameters = list(inspect.signature(forward).parameters.values())
     is_tensor = [Tensor in (p.annotation, *getattr(p.annotation, "__args__", ())) for p in parameters]
     kept = [name not in unread for name in list(inspect.signature(backward).parameters)[1:]]
-    learned = [tensor and p.name not in constant for tensor, p in zip(is_tensor, parameters, strict=True)]
+    is_added = [p.name in added for p in parameters]
+    learned = [tensor and p.name not in (*constant, *added) for tensor, p in zip(is_tensor, parameters, strict=True)]
     devices = ("cuda", "cpu") if INTERPRETED else "cuda"
     operator = torch.library.custom_op(f"vertebra::{name}", forward, mutates_args=(), device_types=devices)
     operator.register_fake(shapes)
     reverse = torch.library.custom_op(f"vertebra::{name}_backward", backward, mutates_args=(), device_types=devices)
 
     def gradient_shapes(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        return tuple(like(x) for x, learns in zip(arguments, learned, strict=False) if learns)
+        return tuple(like(x, grad) for x, learns in zip(arguments, learned, strict=False) if learns)
 
     reverse.register_fake(gradient_shapes)
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        wanted = [x if keep else None for x, keep in zip((*inputs, *output), kept, strict=True)]
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        wanted = [x if keep else None for x, keep in zip((*inputs, *_tuple(output)), kept, strict=True)]
+        ctx.added = [x.dtype if adds and x is not None else None for x, adds in zip(inputs, is_added, strict=True)]
         results = wanted[len(inputs) :]
         ctx.save_for_backward(*(x for x, tensor in zip(wanted, is_tensor, strict=False) if tensor), *results)
         ctx.others = [x for x, tensor in zip(inputs, is_tensor, strict=True) if not tensor]
@@ -149,13 +163,11 @@ def register(
         tensors, others = iter(ctx.saved_tensors), iter(ctx.others)
         inputs = [next(tensors if tensor else others) for tensor in is_tensor]
         gradients = iter(reverse(grad, *inputs, *tensors))
-        # what stands for the gradient of None is taken from the list, and dropped
-        return tuple(
-            gradient if x is not None else None
-            for x, gradient in (
-                (x, next(gradients) if learns else None) for x, learns in zip(inputs, learned, strict=True)
-            )
-        )
+        found: list[Tensor | None] = []
+        for x, learns, dtype in zip(inputs, learned, ctx.added, strict=True):
+            gradient = next(gradients) if learns else None  # taken from the list in any case
+            found.append(grad.to(dtype) if dtype is not None else None if x is None else gradient)
+        return tuple(found)
 
     def refuse(ctx: Any, *_: Any) -> None:
         raise RuntimeError(
@@ -168,17 +180,21 @@ def register(
 
     def run(*arguments: Any) -> tuple[Tensor, ...]:
         if compiler is None:
-            return operator(*arguments)
-        results = forward(*arguments)
+            return _tuple(operator(*arguments))
+        results = _tuple(forward(*arguments))
         backward(torch.empty_like(results[0]), *arguments, *results)
         return results
 
     return run
 
 
-def like(x: Tensor | None) -> Tensor:
-    """Room for the gradient of an argument, without the gaps of a view; for None, a tensor of nothing."""
-    return torch.empty(0) if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
+def _tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (results,) if isinstance(results, Tensor) else results
+
+
+def like(x: Tensor | None, beside: Tensor) -> Tensor:
+    """Room for the gradient of an argument, without the gaps of a view; for None nothing, on the device of another."""
+    return beside.new_empty(0) if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _count_flops(name: str, flops: Callable[..., int], backward_flops: float, count: int) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import dispatch
+from .. import _triton, dispatch
 from .._precision import without_autocast
 from . import eager, reference
 
@@ -62,7 +62,7 @@ def _unfit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
         return f"heads are {q.shape[3]} wide; the kernel takes up to 64"
     if not q.dtype == k.dtype == v.dtype:
         return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
-    return None
+    return _triton.misshapen(k=(k, q.shape), v=(v, q.shape))
 
 
 def _shape(q: Tensor, transposed: bool) -> str:

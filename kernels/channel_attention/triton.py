@@ -41,7 +41,7 @@ def backward(
     from . import backward as kernels
 
     plan, factor = Plan(q, rows=q.shape[3]), _factor(q, scale, transposed)
-    dq, dk, dv = like(q), like(k), like(v)
+    dq, dk, dv = like(q, grad), like(k, grad), like(v, grad)
     left, right, mixed = (q, k, v) if transposed else (k, v, q)
     dleft, dright, dmixed = (dq, dk, dv) if transposed else (dk, dv, dq)
     parts = plan.state(q)

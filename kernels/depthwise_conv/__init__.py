@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import dispatch
+from .. import _triton, dispatch
 from . import eager, reference
 
 __all__ = ["depthwise_conv"]
@@ -45,7 +45,7 @@ def depthwise_conv(
         return eager.depthwise_conv(x, weight, bias, dilation, activation, gate, residual)
     _check_activation(activation)
     tensors = (x, weight, bias, gate, residual)
-    unfit = partial(_unfit, x, weight, gate, residual)
+    unfit = partial(_unfit, x, weight, bias, gate, residual)
     shape = partial(_shape, x, weight, dilation, activation, gate, residual)
     run = _implementation(dispatch.choose("depthwise_conv", backend, tensors, unfit, shape))
     return run(x, weight, bias, dilation, activation, gate, residual)
@@ -59,7 +59,7 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
     return reference.depthwise_conv if chosen == "reference" else eager.depthwise_conv
 
 
-def _unfit(x: Tensor, weight: Tensor, gate: Tensor | None, residual: Tensor | None) -> str | None:
+def _unfit(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor | None, residual: Tensor | None) -> str | None:
     if x.dim() != 4 or weight.dim() != 4:
         return f"x has {x.dim()} dimensions and weight {weight.dim()}; the kernel takes 4"
     if tuple(weight.shape[:2]) != (x.shape[1], 1) or weight.shape[2] != weight.shape[3]:
@@ -69,7 +69,7 @@ def _unfit(x: Tensor, weight: Tensor, gate: Tensor | None, residual: Tensor | No
     for name, other in (("gate", gate), ("residual", residual)):
         if other is not None and other.shape != x.shape:
             return f"{name} is {tuple(other.shape)} and x {tuple(x.shape)}; the kernel takes one shape"
-    return None
+    return _triton.misshapen(bias=(bias, (x.shape[1],)))
 
 
 def _shape(

@@ -10,10 +10,10 @@ The gradient of x is a convolution again, by the forward kernel.
 import triton
 import triton.language as tl
 
-from .tiles import convolve, gelu, locate, position, step, within
+from .tiles import SIZES, convolve, gelu, locate, position, step, within
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_sums(
     x, weight, bias, gate, grad, dsums, dgate,
     H, W, C, lanes, bands, blocks,
@@ -50,7 +50,7 @@ def backward_sums(
         tl.store(dsums + here, (gradient * slope).to(dsums.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_taps(
     x, dsums, dtaps,
     H, W, C, lanes, bands, blocks, rounds,

@@ -3,10 +3,10 @@
 import triton
 import triton.language as tl
 
-from .tiles import convolve, gelu, locate, position, step, within
+from .tiles import SIZES, convolve, gelu, locate, position, step, within
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def forward(
     x, weight, bias, gate, residual, out,
     H, W, C, lanes, bands, blocks,

@@ -11,6 +11,9 @@ A tile has the axis along which memory is contiguous as its last: channels if LA
 import triton
 import triton.language as tl
 
+SIZES = ("H", "W", "lanes", "bands", "rounds")
+"""Of images: Triton would compile anew for those that 16 divides, or that are 1."""
+
 
 @triton.jit
 def lanewise(values, LAST: tl.constexpr):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._precision import in_autocast
 from .._triton import INTERPRETED, divide_up, launch, like, numerics, register, sums_in
 
 _PROGRAMS = 1024
@@ -39,44 +40,18 @@ def depthwise_conv(
     if adds_x:
         residual = None
     maps = [None if m is None else m.permute(0, 2, 3, 1) if last else m for m in (x, gate, residual)]
-    others = None if maps[2] is None else maps[2].detach()
     gelu = activation == "gelu"
-    out = _operator(maps[0], weight, bias, maps[1], others, dilation, gelu, adds_x, last, dtype)[0]
-    if maps[2] is not None and maps[2].requires_grad and torch.is_grad_enabled():
-        out = _sum_of(out, maps[2])
+    (out,) = _operator(maps[0], weight, bias, maps[1], maps[2], dilation, gelu, adds_x, last, dtype)
     return out.permute(0, 3, 1, 2) if last else out
 
 
 def _result_dtype(x: Tensor, gate: Tensor | None, residual: Tensor | None) -> torch.dtype:
     """As PyTorch has it: autocast wants the convolution in its own dtype, and what follows widens that."""
-    kind, dtype = x.device.type, x.dtype
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
+    dtype = torch.get_autocast_dtype(x.device.type) if in_autocast(x) else x.dtype
     for other in (gate, residual):
         if other is not None:
             dtype = torch.promote_types(dtype, other.dtype)
     return dtype
-
-
-class _SumOf(torch.autograd.Function):
-    """Says that `out` holds `residual` already: hands the gradient of the sum to both, with no copy.
-
-    The operator itself could not: what an operator returns may not be what it was given.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, out: Tensor, residual: Tensor) -> Tensor:
-        ctx.dtype = residual.dtype
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        return grads[0], grads[0].to(ctx.dtype)
-
-
-def _sum_of(out: Tensor, residual: Tensor) -> Tensor:
-    summed: Tensor = _SumOf.apply(out, residual)
-    return summed
 
 
 def forward(
@@ -90,13 +65,13 @@ def forward(
     adds_x: bool,
     last: bool,
     dtype: torch.dtype,
-) -> tuple[Tensor]:
-    """(out,), which lies in memory as x does."""
+) -> Tensor:
+    """The result, which lies in memory as x does."""
     if adds_x:
         residual = x
-    (out,) = _shapes(x, weight, bias, gate, residual, dilation, gelu, adds_x, last, dtype)
+    out = _shapes(x, weight, bias, gate, residual, dilation, gelu, adds_x, last, dtype)
     _convolve(_Plan(x, weight, dilation, last), x, weight, bias, gate, residual, out, gelu)
-    return (out,)
+    return out
 
 
 def backward(
@@ -119,10 +94,10 @@ def backward(
     is read twice, by the kernels for x and for weight, and what they add up of it they add up in float32.
     """
     plan = _Plan(x, weight, dilation, last)
-    dx, dweight, dbias, dgate = (like(m) for m in (x, weight, bias, gate))
+    dx, dweight, dbias, dgate = (like(m, grad) for m in (x, weight, bias, gate))
     dsums = grad
     if gelu or gate is not None:
-        dsums = like(x)
+        dsums = like(x, grad)
         _differentiate(plan, grad, x, weight, bias, gate, dsums, dgate, gelu)
     _convolve(plan, dsums, weight, None, None, grad if adds_x else None, dx, False, reverse=True)
     taps = _taps(plan, x, dsums)
@@ -143,8 +118,8 @@ def _shapes(
     adds_x: bool,
     last: bool,
     dtype: torch.dtype,
-) -> tuple[Tensor]:
-    return (torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format),)
+) -> Tensor:
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 
 def _flops(x: Tensor, weight: Tensor, *_: Any) -> int:
@@ -158,8 +133,8 @@ _operator = register(
     _shapes,
     backward,
     _flops,
-    constant=("residual",),
     unread=("residual", "out"),
+    added=("residual",),
     backward_flops=2.0,
 )
 

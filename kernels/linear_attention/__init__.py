@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import dispatch
+from .. import _triton, dispatch
 from .._precision import without_autocast
 from . import eager, reference
 
@@ -42,7 +42,7 @@ def linear_attention(
     """
     if torch.jit.is_scripting():
         return eager.linear_attention(q, k, v, temperature, min_denominator)
-    unfit, shape = partial(_unfit, q, k, v), partial(_shape, q)
+    unfit, shape = partial(_unfit, q, k, v, temperature), partial(_shape, q)
     chosen = dispatch.choose("linear_attention", backend, (q, k, v, temperature), unfit, shape)
     run = _implementation(chosen)
     with without_autocast(q):
@@ -57,12 +57,12 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
     return reference.linear_attention if chosen == "reference" else eager.linear_attention
 
 
-def _unfit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+def _unfit(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> str | None:
     if q.shape[3] > 64:
         return f"heads are {q.shape[3]} wide; the kernel takes up to 64"
     if not q.dtype == k.dtype == v.dtype:
         return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
-    return None
+    return _triton.misshapen(k=(k, q.shape), v=(v, q.shape), temperature=(temperature, (q.shape[2],)))
 
 
 def _shape(q: Tensor) -> str:

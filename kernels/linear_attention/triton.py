@@ -50,7 +50,7 @@ def backward(
     from . import backward as kernels
 
     plan, shares = Plan(q, rows=q.shape[3] + 1), temperature.contiguous()
-    dq, dk, dv = like(q), like(k), like(v)
+    dq, dk, dv = like(q, grad), like(k, grad), like(v, grad)
     parts = plan.state(q)
     launch(
         kernels.backward_gather, plan.programs, grad, q, shares, state, parts, dq, *plan.sizes, min_denominator,

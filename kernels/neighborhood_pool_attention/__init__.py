@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import dispatch
+from .. import _triton, dispatch
 from . import eager, reference
 from .bias import position_bias
 
@@ -85,7 +85,7 @@ def neighborhood_pool_attention(
         learnable_bias,
         bias_table,
     )
-    unfit, shape = partial(_unfit, q, k, v, pool_k, pool_v), partial(_shape, q)
+    unfit, shape = partial(_unfit, tensors, bias_rows, bias_columns), partial(_shape, q)
     run = _implementation(dispatch.choose("neighborhood_pool_attention", backend, tensors, unfit, shape))
     return run(
         q,
@@ -112,13 +112,38 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
     return reference.neighborhood_pool_attention if chosen == "reference" else eager.neighborhood_pool_attention
 
 
-def _unfit(q: Tensor, k: Tensor, v: Tensor, pool_k: Tensor, pool_v: Tensor) -> str | None:
-    if q.shape[-1] > 128:
-        return f"heads are {q.shape[-1]} wide; the kernel takes up to 128"
+_INTERPOLATED = 2**27
+"""Numbers of a position bias, at most, that are written out: half a gigabyte in float32."""
+
+
+def _unfit(tensors: tuple[Tensor, ...], bias_rows: Tensor, bias_columns: Tensor) -> str | None:
+    q, k, v, pool_k, pool_v, embedding, temperature, local, tokens, learned_bias, table = tensors
+    batch, height, width, heads, head_dim = q.shape
+    pooled = (bias_rows.shape[1], bias_columns.shape[1])
+    if head_dim > 64:
+        return f"heads are {head_dim} wide; the kernel takes up to 64"
     if not q.dtype == k.dtype == v.dtype == pool_k.dtype == pool_v.dtype:
         dtypes = f"{q.dtype}, {k.dtype}, {v.dtype}, {pool_k.dtype} and {pool_v.dtype}"
         return f"q, k, v and the pooled k and v are {dtypes}; the kernel takes one dtype"
-    return None
+    if bias_rows.device != q.device or bias_columns.device != q.device:
+        return f"bias_rows and bias_columns are on {bias_rows.device} and {bias_columns.device}, and q on {q.device}"
+    if bias_rows.is_floating_point() and heads * height * width * pooled[0] * pooled[1] > _INTERPOLATED:
+        return "the interpolated position bias of so many pairs is too large to be written out"
+    there = (batch, pooled[0] * pooled[1], heads, head_dim)
+    return _triton.misshapen(
+        k=(k, q.shape),
+        v=(v, q.shape),
+        pool_k=(pool_k, there),
+        pool_v=(pool_v, there),
+        query_embedding=(embedding, (heads, 1, head_dim)),
+        temperature=(temperature, (heads, 1, 1)),
+        relative_pos_bias_local=(local, (heads, 9)),
+        learnable_tokens=(tokens, (heads, head_dim, 9)),
+        learnable_bias=(learned_bias, (heads, 1, 9)),
+        bias_table=(table, (heads, *table.shape[1:])),
+        bias_rows=(bias_rows, (height, *bias_rows.shape[1:])),
+        bias_columns=(bias_columns, (width, *bias_columns.shape[1:])),
+    )
 
 
 def _shape(q: Tensor) -> str:

@@ -14,6 +14,7 @@ import triton.language as tl
 from .tiles import (
     BLOCK,
     LOG2E,
+    SIZES,
     address,
     embed,
     inverse_norm,
@@ -29,7 +30,7 @@ from .tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_queries(
     q, k, v, pool_k, pool_v, out, lse, grad, delta, dq, partial,
     embedding, temperature, local, tokens, learned_bias, table, rows, columns,
@@ -126,7 +127,7 @@ def backward_queries(
     tl.store(partial + 10 * D + 18, tl.sum(many * tl.sum(gradient * (unit + added[None, :]), 1), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_keys(
     q, k, v, lse, grad, delta, dk, dv,
     embedding, temperature, local, tokens, learned_bias,
@@ -170,7 +171,7 @@ def backward_keys(
     tl.store(dv + at[:, None] + d[None, :], value_gradient.to(dv.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_pool(
     q, pool_k, pool_v, lse, grad, delta, partial,
     embedding, temperature, table, rows, columns,

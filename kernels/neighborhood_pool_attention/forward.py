@@ -9,6 +9,7 @@ import triton.language as tl
 from .tiles import (
     BLOCK,
     LOG2E,
+    SIZES,
     address,
     embed,
     inverse_norm,
@@ -23,7 +24,7 @@ from .tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def forward(
     q, k, v, pool_k, pool_v, out, lse,
     embedding, temperature, local, tokens, learned_bias, table, rows, columns,

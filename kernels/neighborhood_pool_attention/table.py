@@ -14,6 +14,7 @@ from .tiles import (
     BLOCK,
     LOG2E,
     SIDE,
+    SIZES,
     address,
     embed,
     inverse_norm,
@@ -27,7 +28,7 @@ from .tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_bias(
     q, pool_k, pool_v, lse, grad, delta, pairs,
     embedding, temperature, table, rows, columns,
@@ -70,7 +71,7 @@ def backward_bias(
     tl.store(pairs + at * W + x[:, None], total, mask=on_map[:, None] & there[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def sum_lists(
     x, out, order, starts,
     count, places, lists, width, tiles, chunks, stride_chunk, group, stride_group,

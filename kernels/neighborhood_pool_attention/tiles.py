@@ -12,6 +12,13 @@ Strides arrive divided by UNIT, which is 8 where all are multiples of it: that i
 import triton
 import triton.language as tl
 
+SIZES = (
+    *("H", "W", "patches", "across", "images", "whole", "first", "bottom", "tiles", "rounds"),
+    *("P", "PW", "TH", "TW", "rs", "cs"),
+    *("count", "places", "lists", "width", "chunks", "stride_chunk", "group", "stride_group"),
+)
+"""Of images: Triton would compile anew for those that 16 divides, or that are 1."""
+
 LOG2E = tl.constexpr(1.4426950408889634)
 SIDE = tl.constexpr(8)
 BLOCK = tl.constexpr(64)

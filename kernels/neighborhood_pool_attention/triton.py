@@ -123,7 +123,7 @@ def backward(
     given = (embedding, temperature, local, tokens, learned_bias, table)
     parameters = tuple(x.contiguous() for x in given)
     embedding, temperature, local, tokens, learned_bias, table = parameters
-    dq, dk, dv, delta = like(q), like(k), like(v), torch.empty_like(lse)
+    dq, dk, dv, delta = like(q, grad), like(k, grad), like(v, grad), torch.empty_like(lse)
     sums = lse.new_empty(plan.pieces, plan.heads, 10 * plan.head_dim + 19)
     launch(
         kernels.backward_queries, plan.heads * plan.pieces,
@@ -149,7 +149,7 @@ def backward(
     )  # fmt: skip
     dpool_k, dpool_v = (dpool[:, i].sum(0).to(q.dtype) for i in range(2))
     d_embedding, d_temperature, d_local, d_tokens, d_bias = (
-        like(x).copy_(gradient.reshape(x.shape))
+        like(x, grad).copy_(gradient.reshape(x.shape))
         for x, gradient in zip(given, _parameter_gradients(sums.sum(0), temperature, plan.head_dim), strict=False)
     )
     d_table = _table_gradient(plan, grad, q, pool_k, pool_v, embedding, temperature, table, lse, delta).to(table.dtype)

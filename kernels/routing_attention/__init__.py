@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import dispatch
+from .. import _triton, dispatch
 from . import eager, reference
 
 __all__ = ["routing_attention"]
@@ -41,7 +41,7 @@ def routing_attention(
     """
     if torch.jit.is_scripting():
         return eager.routing_attention(q, k, v, index, scale, regions)
-    unfit, shape = partial(_unfit, q, k, v, index), partial(_shape, q, index)
+    unfit, shape = partial(_unfit, q, k, v, index, regions), partial(_shape, q, index)
     chosen = dispatch.choose("routing_attention", backend, (q, k, v), unfit, shape)
     run = _implementation(chosen)
     return run(q, k, v, index, scale, regions)
@@ -55,14 +55,19 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
     return reference.routing_attention if chosen == "reference" else eager.routing_attention
 
 
-def _unfit(q: Tensor, k: Tensor, v: Tensor, index: Tensor) -> str | None:
-    if q.shape[-1] > 128:
-        return f"heads are {q.shape[-1]} wide; the kernel takes up to 128"
+def _unfit(q: Tensor, k: Tensor, v: Tensor, index: Tensor, regions: tuple[int, int] | None) -> str | None:
+    if q.shape[-1] > 64:
+        return f"heads are {q.shape[-1]} wide; the kernel takes up to 64"
     if not q.dtype == k.dtype == v.dtype:
         return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
     if index.device != q.device:
         return f"index is on {index.device} and q on {q.device}"
-    return None
+    rows, columns = eager.square(index) if regions is None else regions
+    if rows * columns != index.shape[1] or q.shape[1] % rows or q.shape[2] % columns:
+        return (
+            f"a map of {q.shape[1]} x {q.shape[2]} is not cut into {rows} x {columns} regions, {index.shape[1]} listed"
+        )
+    return _triton.misshapen(k=(k, q.shape), v=(v, q.shape))
 
 
 def _shape(q: Tensor, index: Tensor) -> str:

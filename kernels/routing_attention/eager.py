@@ -24,7 +24,7 @@ def routing_attention(
     regions: tuple[int, int] | None = None,
 ) -> Tensor:
     """See `vertebra.kernels.routing_attention`."""
-    rows, columns = _square(index) if regions is None else regions
+    rows, columns = square(index) if regions is None else regions
     if torch.jit.is_scripting():
         return _gathered(q, k, v, index, scale, rows, columns)
     if is_eager(q):
@@ -38,7 +38,7 @@ def routing_attention(
     return _gathered(q, k, v, index, scale, rows, columns)
 
 
-def _square(index: Tensor) -> tuple[int, int]:
+def square(index: Tensor) -> tuple[int, int]:
     side = int(math.sqrt(index.shape[1]))
     return side, side
 

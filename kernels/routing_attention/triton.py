@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._triton import divide_up, launch, like, numerics, power_of_two, register, sums_in
-from .eager import _square
+from .eager import square
 
 _QUERIES = 4096
 """So many queries a program goes through, at least, before its list is cut."""
@@ -34,7 +34,7 @@ def routing_attention(
     regions: tuple[int, int] | None = None,
 ) -> Tensor:
     """See `vertebra.kernels.routing_attention`."""
-    rows, columns = _square(index) if regions is None else regions
+    rows, columns = square(index) if regions is None else regions
     return _operator(q, k, v, index, rows, columns, q.shape[-1] ** -0.5 if scale is None else scale)[0]
 
 
@@ -70,7 +70,7 @@ def backward(
     """Gradients of q, k and v."""
     from . import backward as kernels
 
-    dq, dk, dv = like(q), like(k), like(v)
+    dq, dk, dv = like(q, grad), like(k, grad), like(v, grad)
     if not q.numel():
         return dq, dk, dv
     plan = _Plan(q, index, rows, columns)

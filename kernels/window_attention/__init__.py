@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import dispatch
+from .. import _triton, dispatch
 from .._layout import is_exporting
 from . import eager, exported, reference
 
@@ -65,7 +65,7 @@ def window_attention(
         )  # fmt: skip
     _check(partition, q, bias_table, cross_window)
     tensors = (q, k, v, bias_table, pad, lepe_weight, lepe_bias)
-    unfit, shape = partial(_unfit, q, k, v), partial(_shape, window, partition, bias_table, lepe_weight)
+    unfit, shape = partial(_unfit, tensors, window), partial(_shape, window, partition, bias_table, lepe_weight)
     chosen = dispatch.choose("window_attention", backend, tensors, unfit, shape)
     run = _implementation(chosen)
     return run(
@@ -84,12 +84,23 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
     return reference.window_attention if chosen == "reference" else eager.window_attention
 
 
-def _unfit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    if q.shape[-1] > 128:
-        return f"heads are {q.shape[-1]} wide; the kernel takes up to 128"
+def _unfit(tensors: tuple[Tensor | None, ...], window: tuple[int, int]) -> str | None:
+    q, k, v, bias_table, pad, lepe_weight, lepe_bias = tensors
+    if q is None or k is None or v is None:
+        return "q, k or v is missing"
+    heads, head_dim = q.shape[3:]
+    if head_dim > 64:
+        return f"heads are {head_dim} wide; the kernel takes up to 64"
     if not q.dtype == k.dtype == v.dtype:
         return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
-    return None
+    return _triton.misshapen(
+        k=(k, q.shape),
+        v=(v, q.shape),
+        bias_table=(bias_table, (heads, 2 * window[0] - 1, 2 * window[1] - 1)),
+        pad=(pad, (3, heads, head_dim)),
+        lepe_weight=(lepe_weight, (heads * head_dim, 1, 3, 3)),
+        lepe_bias=(lepe_bias, (heads * head_dim,)),
+    )
 
 
 def _shape(window: tuple[int, int], partition: str, bias_table: Tensor | None, lepe_weight: Tensor | None) -> str:

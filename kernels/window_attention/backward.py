@@ -137,9 +137,11 @@ def backward_queries(
         )  # fmt: skip
     mean = tl.sum(g.to(ACC) * result, 1)
     row = (wide * windows + window) * (wh * ww) + t
-    tl.store(delta + row, mean, mask=exists)
     level = tl.load(lse + row, mask=exists, other=float("inf"))
     gradient = tl.zeros((BLOCK, DP), ACC)
+    # LePE was rounded together with the result: what `mean` lacks is summed, and taken off times the mean of the keys
+    lacking = tl.zeros((BLOCK,), ACC)
+    mean_key = tl.zeros((BLOCK, DP), ACC)
     for step in range(tiles):
         _, kt, kexists, kinside, kimage, ky_, kx_ = locate(
             group, step * BLOCK + tl.arange(0, BLOCK), windows, rows, columns, H, W, top, left, wh, ww, GRID, 1
@@ -156,6 +158,13 @@ def backward_queries(
         dp = tl.dot(g, tl.trans(values), out_dtype=ACC, input_precision=PRECISION)
         ds = p * (dp - mean[:, None])
         gradient += tl.dot(ds.to(keys.dtype), keys, out_dtype=ACC, input_precision=PRECISION)
+        if LEPE:
+            lacking += tl.sum(ds, 1)
+            mean_key += tl.dot(p.to(keys.dtype), keys, out_dtype=ACC, input_precision=PRECISION)
+    if LEPE:
+        gradient -= lacking[:, None] * mean_key
+        mean += lacking
+    tl.store(delta + row, mean, mask=exists)
     _store(dq, gradient * scale, image, y, x, head, inside, H, W, room_x, d, D)
 
 

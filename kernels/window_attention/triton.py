@@ -72,7 +72,7 @@ def backward(
     lse: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, table, pad, lepe_weight and lepe_bias."""
-    dq, dk, dv, dtable, dpad, dweight, dbias = (like(x) for x in (q, k, v, table, pad, lepe_weight, lepe_bias))
+    dq, dk, dv, dtable, dpad, dweight, dbias = (like(x, grad) for x in (q, k, v, table, pad, lepe_weight, lepe_bias))
     for part in _parts(q, geometry):
         plan = Plan(part.of_heads(q), part.geometry, grid, table is not None)
         inputs = part.inputs(q, k, v, table, pad, lepe_weight, lepe_bias, scale)

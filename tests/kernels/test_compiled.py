@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import vertebra
+from torch import Tensor
 from vertebra.kernels import _triton
 from vertebra.kernels._compile_only import SHARED_MEMORY, Compiled, compile_only
 
@@ -85,3 +86,42 @@ def test_a_target_that_is_none_is_refused() -> None:
         compile_only("hopper"),
     ):
         pass
+
+
+def test_a_width_of_64_fits_every_gpu() -> None:
+    """The widest heads that kernels take, on GPUs with less shared memory than a data centre's."""
+    q = torch.empty(1, 9, 9, 2, 64, device="meta", dtype=torch.bfloat16)
+    run = import_module("vertebra.kernels.window_attention.triton").window_attention
+    with compile_only("sm_86") as kernels:
+        run(q, q, q, (9, 9))
+    assert all(kernel.shared <= 99 * 1024 for kernel in kernels)
+
+
+def test_image_sizes_compile_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multi-scale training would wait for a compiler at every new size."""
+    kinds: dict[str, set[Any]] = {}
+
+    def note(kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
+        free = [not parameter.do_not_specialize for parameter in kernel.params[: len(arguments)]]
+        seen = [(x == 1, x % 16 == 0) for x, is_free in zip(arguments, free, strict=True) if is_free and type(x) is int]
+        kinds.setdefault(f"{kernel.fn.__module__}.{kernel.fn.__name__}", set()).add((*seen, str(constants)))
+
+    monkeypatch.setattr(_triton, "compiler", note)
+    neighbours = import_module("vertebra.kernels.neighborhood_pool_attention.triton").neighborhood_pool_attention
+    convolve = import_module("vertebra.kernels.depthwise_conv.triton").depthwise_conv
+    windows = import_module("vertebra.kernels.window_attention.triton").window_attention
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, device="meta", dtype=dtype)
+
+    for height, width in ((120, 200), (128, 168), (136, 216), (152, 240), (200, 336)):
+        q, k, v = empty(2, height, width, 3, 3, 24, dtype=torch.bfloat16).unbind(3)
+        ph, pw = height // 8, width // 8
+        pool_k, pool_v = empty(2, ph * pw, 2, 3, 24, dtype=torch.bfloat16).unbind(2)
+        parameters = [empty(3, *shape) for shape in ((1, 24), (1, 1), (9,), (24, 9), (1, 9))]
+        table = empty(3, height + 8 * (ph - 1), width + 8 * (pw - 1))
+        places = (empty(side, count, dtype=torch.int64) for side, count in ((height, ph), (width, pw)))
+        neighbours(q, k, v, pool_k, pool_v, *parameters, table, *places)
+        convolve(empty(2, height, width, 64, dtype=torch.bfloat16).permute(0, 3, 1, 2), empty(64, 1, 7, 7), dilation=3)
+        windows(q, k, v, (7, 7), pad=empty(3, 3, 24))
+    assert {name: len(found) for name, found in kinds.items() if len(found) > 4} == {}

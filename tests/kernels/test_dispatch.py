@@ -1,6 +1,7 @@
 """Who decides which implementation runs, and that what nobody knows is refused."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from vertebra.kernels import _triton, dispatch
 from vertebra.kernels._layout import is_exporting
+from vertebra.kernels.channel_attention import channel_attention
+from vertebra.kernels.depthwise_conv import depthwise_conv
 from vertebra.kernels.global_attention import global_attention
+from vertebra.kernels.linear_attention import linear_attention
+from vertebra.kernels.routing_attention import routing_attention
 from vertebra.kernels.window_attention import window_attention
 
 
@@ -97,7 +102,7 @@ def test_an_operator_without_a_kernel_runs_eager_under_the_variable(monkeypatch:
 
 def test_what_the_kernel_cannot_take_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = torch.zeros(1, 2, 2, 1, 200)
-    with pytest.raises(dispatch.BackendError, match="heads are 200 wide; the kernel takes up to 128"):
+    with pytest.raises(dispatch.BackendError, match="heads are 200 wide; the kernel takes up to 64"):
         window_attention(wide, wide, wide, WINDOW, backend="triton")
 
 
@@ -109,7 +114,7 @@ def rows(path: Path, *times: tuple[str, str, float], checked: bool = True, devic
     return path
 
 
-def test_the_slowest_case_against_the_best_other_way_decides(tmp_path: Path) -> None:
+def test_the_slowest_case_decides(tmp_path: Path) -> None:
     times = [
         ("a", "triton", 1.0),
         ("a", "eager", 3.0),
@@ -117,7 +122,7 @@ def test_the_slowest_case_against_the_best_other_way_decides(tmp_path: Path) -> 
         ("b", "triton", 1.0),
         ("b", "eager", 1.5),
     ]
-    assert dispatch.read_measured(rows(tmp_path / "k.csv", *times)) == {("op", "one", "bfloat16"): ("GPU X", 1.5)}
+    assert dispatch.read_measured(rows(tmp_path / "k.csv", *times)) == {("op", "one", "bfloat16"): ("GPU X", 1.5, 1.5)}
 
 
 def test_what_no_gpu_has_checked_counts_for_nothing(tmp_path: Path) -> None:
@@ -132,13 +137,13 @@ def test_what_no_gpu_has_checked_counts_for_nothing(tmp_path: Path) -> None:
     ("measured", "backend", "refused"),
     [
         ({}, "eager", "not measured"),
-        ({("window_attention", "block, packed", "float32"): ("GPU X", 1.4)}, "triton", "GPU X"),
-        ({("window_attention", "block, packed", "float32"): ("GPU X", 0.7)}, "eager", "GPU X"),
-        ({("window_attention", "block, packed, bias", "float32"): ("GPU X", 1.4)}, "eager", "not measured"),
+        ({("window_attention", "block, packed", "float32"): ("GPU X", 1.4, 0.9)}, "triton", "GPU X"),
+        ({("window_attention", "block, packed", "float32"): ("GPU X", 0.7, 0.7)}, "eager", "GPU X"),
+        ({("window_attention", "block, packed, bias", "float32"): ("GPU X", 1.4, 0.9)}, "eager", "not measured"),
     ],
 )
 def test_auto_takes_triton_where_it_was_measured_faster(
-    measured: dict[tuple[str, str, str], tuple[str, float]],
+    measured: dict[tuple[str, str, str], tuple[str, float, float]],
     backend: str,
     refused: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -177,3 +182,31 @@ def test_exports_to_onnx_are_told(tmp_path: Path) -> None:
     program = torch.onnx.export(Asked().eval(), (torch.zeros(2),), dynamo=True, verbose=False)
     assert program is not None
     assert [node.op_type for node in program.model.graph] == ["Add"]
+
+
+WIDE = torch.zeros(1, 4, 4, 2, 16)
+LINE = torch.zeros(1, 4, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "sentence"),
+    [
+        (
+            window_attention,
+            (Q, K[..., :1, :], V, WINDOW),
+            r"k is \(1, 4, 4, 1, 8\); the kernel takes \(1, 4, 4, 2, 8\)",
+        ),
+        (window_attention, (Q, WIDE, V, WINDOW), r"k is \(1, 4, 4, 2, 16\)"),
+        (partial(window_attention, bias_table=torch.zeros(2, 1, 1)), (Q, K, V, WINDOW), r"takes \(2, 3, 3\)"),
+        (partial(window_attention, pad=torch.zeros(3, 1, 8)), (Q, K, V, WINDOW), r"pad is \(3, 1, 8\)"),
+        (routing_attention, (Q, K, V, torch.zeros(1, 9, 1, dtype=torch.int64)), "a map of 4 x 4 is not cut into 3 x 3"),
+        (linear_attention, (LINE, LINE, LINE, torch.zeros(3)), r"temperature is \(3,\); the kernel takes \(2,\)"),
+        (channel_attention, (LINE, LINE[:, :3], LINE), r"k is \(1, 3, 2, 8\)"),
+        (depthwise_conv, (torch.zeros(1, 2, 4, 4), torch.zeros(2, 1, 3, 3), torch.zeros(1)), r"bias is \(1,\)"),
+    ],
+)
+def test_shapes_that_a_kernel_would_misread_are_named(
+    function: Callable[..., Tensor], arguments: tuple[Any, ...], sentence: str
+) -> None:
+    with pytest.raises(dispatch.BackendError, match=sentence):
+        function(*arguments, backend="triton")

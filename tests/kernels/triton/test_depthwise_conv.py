@@ -218,3 +218,29 @@ def test_what_it_cannot_take_is_refused_in_a_sentence(
     x, taps, by = (torch.zeros(shape, device=device) for shape in ((1, 3, 4, 5), weight, gate))
     with pytest.raises(dispatch.BackendError, match=reason):
         depthwise_conv(x, taps, gate=by, backend="triton")
+
+
+def test_a_result_may_change_in_place(device: str) -> None:
+    leaves = {name: x.float().to(device) for name, x in drawn(3, (1, 4, 3, 5), ("x", "weight", "residual")).items()}
+    results = []
+    for backend in ("triton", "reference"):
+        own = {name: x.clone().requires_grad_() for name, x in leaves.items()}
+        out = depthwise_conv(**own, backend=backend).relu_()
+        results.append([out, *torch.autograd.grad(out.sum(), list(own.values()))])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_one_graph_serves_all_sizes(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERTEBRA_KERNELS", "triton")
+    torch.compiler.reset()
+    graphs = []
+
+    def noted(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph
+
+    run = torch.compile(depthwise_conv, backend=noted, fullgraph=True, dynamic=True)
+    for height, width in ((5, 9), (7, 11), (8, 13)):  # no two sizes alike: compilers would take them for one
+        leaves = {name: x.float().to(device) for name, x in drawn(3, (2, 6, height, width)).items()}
+        torch.testing.assert_close(run(**leaves), depthwise_conv(**leaves, backend="reference"), rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 1

@@ -73,6 +73,12 @@ def test_bfloat16_with_tables_of_float32(same: Callable[..., None]) -> None:
     same(window_attention, leaves, lambda own: arguments(own) | {"window": (3, 4), "scale": 0.5}, torch.bfloat16, wide)
 
 
+def test_a_large_lepe_leaves_the_gradients_of_q_and_k_exact(same: Callable[..., None]) -> None:
+    leaves = drawn((17, 4), (17, 4), "l", heads=1)  # of several tiles
+    leaves["lepe_weight"] *= 20
+    same(window_attention, leaves, lambda own: arguments(own) | {"window": (17, 4)}, torch.float16)
+
+
 @pytest.mark.parametrize("layout", ["apart", "heads last", "a gap", "transposed"])
 def test_any_strides(layout: str, same: Callable[..., None]) -> None:
     def views(leaves: dict[str, Tensor]) -> dict[str, Any]:
