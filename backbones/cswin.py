@@ -60,25 +60,38 @@ class CrossAttention(nn.Module):
         q, k, v = self.qkv(x).reshape(batch, height, width, 3, self.heads, dim // self.heads).unbind(3)
         columns, beside = (height, stripe), (0, missing(width, stripe) // 2)
         rows, above = (stripe, width), (missing(height, stripe) // 2, 0)
-        if not torch.jit.is_scripting() and not (is_plain(self.lepe[0]) and is_plain(self.lepe[1])):
-            out = window_attention(q, k, v, columns, pad_offset=beside, cross_window=rows, cross_offset=above)
-            halves = v.flatten(3).chunk(2, 3)
-            near = [self._encode(0, halves[0], columns, beside), self._encode(1, halves[1], rows, above)]
-            return self.proj(out + torch.cat(near, 3))
-        weight = torch.cat([self.lepe[0].weight, self.lepe[1].weight])
-        bias = torch.cat([self.lepe[0].bias, self.lepe[1].bias])
-        out = window_attention(
+        if torch.jit.is_scripting():
+            return self.proj(self._attend(q, k, v, columns, beside, rows, above))
+        if is_plain(self.lepe[0]) and is_plain(self.lepe[1]):
+            return self.proj(self._attend(q, k, v, columns, beside, rows, above))
+        out = window_attention(q, k, v, columns, pad_offset=beside, cross_window=rows, cross_offset=above)
+        halves = v.flatten(3).chunk(2, 3)
+        near = [self._encode(0, halves[0], columns, beside), self._encode(1, halves[1], rows, above)]
+        return self.proj(out + torch.cat(near, 3))
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        columns: tuple[int, int],
+        beside: tuple[int, int],
+        rows: tuple[int, int],
+        above: tuple[int, int],
+    ) -> Tensor:
+        """Attention and position encoding at once: (B, H, W, heads, D) -> (B, H, W, heads * D)."""
+        first, second = self.lepe[0].bias, self.lepe[1].bias
+        return window_attention(
             q,
             k,
             v,
             columns,
             pad_offset=beside,
-            lepe_weight=weight,
-            lepe_bias=bias,
+            lepe_weight=torch.cat([self.lepe[0].weight, self.lepe[1].weight]),
+            lepe_bias=None if first is None or second is None else torch.cat([first, second]),
             cross_window=rows,
             cross_offset=above,
         )
-        return self.proj(out)
 
     @torch.jit.unused
     def _encode(self, branch: int, v: Tensor, window: tuple[int, int], offset: tuple[int, int]) -> Tensor:
