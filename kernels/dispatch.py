@@ -5,8 +5,8 @@ eager       fast PyTorch for any device, dtype, export and compiler
 triton      kernels for CUDA GPUs, forward and backward; each operator's `triton.py`
 
 `auto`, the default, takes Triton where a row of results/kernels.csv shows it checked and faster, and eager elsewhere.
-Exports, scripts, fx graphs and `torch.func` take plain PyTorch, whatever the variable says. `explain` says what a call
-would take, and why.
+Exports, scripts, fx graphs and `torch.func` take plain PyTorch, whatever the variable says; a transformation inside of
+`torch.compile` cannot be told, so there the variable holds. `explain` says what a call would take, and why.
 """
 
 import csv

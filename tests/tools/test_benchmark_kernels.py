@@ -68,16 +68,15 @@ def test_columns_are_those_that_dispatch_reads(measured: Path, tmp_path: Path) -
         writer = csv.DictWriter(file, [field.name for field in fields(_kernels.Row)])
         writer.writeheader()
         writer.writerows(rows + kernels)
-    assert dispatch.read_measured(path) == {("channel_attention", "narrow heads", "float32"): ("GPU X", 2.0)}
+    assert dispatch.read_measured(path) == {("channel_attention", "narrow heads", "float32"): ("GPU X", 2.0, 2.0)}
 
 
-@pytest.mark.parametrize("operator", sorted(set(_kernel_cases.operators()) - {"routing_attention"}))
+@pytest.mark.parametrize("operator", sorted(_kernel_cases.operators()))
 def test_class_of_shapes_is_the_one_that_dispatch_asks_for(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Routing attention asks on a GPU only."""
     asked: list[Any] = []
 
     def choose(operator: str, backend: Any, tensors: Any, unfit: Any, shape: Any) -> str:
-        asked.append(shape() if callable(shape) else shape)
+        asked.append(shape())
         return "reference"
 
     monkeypatch.setattr(dispatch, "choose", choose)
