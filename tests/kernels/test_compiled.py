@@ -11,10 +11,12 @@ import pytest
 import torch
 import vertebra
 from torch import Tensor
+from torch.torch_version import TorchVersion
 from vertebra.kernels import _triton
 from vertebra.kernels._compile_only import SHARED_MEMORY, Compiled, compile_only
 
-pytest.importorskip("triton")
+PINNED = TorchVersion(pytest.importorskip("triton").__version__) >= "3.8"
+"""Older versions, which bring another assembler, leave some bytes on the stack in 16 bits, too."""
 pytestmark = pytest.mark.skipif(_triton.INTERPRETED, reason="Triton's interpreter compiles nothing")
 
 FOLDER = Path(vertebra.__file__).parent / "kernels"
@@ -47,7 +49,7 @@ def test_every_kernel_fits(operator: str, case: str, dtype: torch.dtype, target:
     kernels = compiled(operator, case, dtype, target)
     assert len({kernel.name for kernel in kernels}) >= 2  # forward and backward
     for kernel in kernels:
-        assert kernel.spills <= (8 if dtype == torch.float32 else 0), kernel
+        assert kernel.spills <= (64 if not PINNED else 8 if dtype == torch.float32 else 0), kernel
         assert kernel.shared <= SHARED_MEMORY[int(target.removeprefix("sm_"))], kernel
 
 
