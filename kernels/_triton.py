@@ -21,6 +21,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "y
 OLDEST = 8
 """The major compute capability that kernels need: Ampere's, which brought bfloat16."""
 
+WIDEST = 64
+"""Numbers of a head, at most: wider ones do not fit the shared memory of every GPU."""
+
 _INSTALLED = importlib.util.find_spec("triton") is not None
 
 compiler: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None = None
@@ -46,6 +49,16 @@ def why_not(tensors: Sequence[Tensor]) -> str | None:
     for other in tensors:
         if other.dtype not in DTYPES and not (INTERPRETED and other.dtype == torch.float64):
             return f"a tensor is {other.dtype}; kernels take {', '.join(map(str, DTYPES))}"
+    return None
+
+
+def misfit(*tokens: Tensor) -> str | None:
+    """Why q, k, v and their like (..., heads, D) are beyond every attention kernel; None if they are not."""
+    head_dim, kinds = tokens[0].shape[-1], {x.dtype for x in tokens}
+    if head_dim > WIDEST:
+        return f"heads are {head_dim} wide; the kernel takes up to {WIDEST}"
+    if len(kinds) > 1:
+        return f"q, k and v are {', '.join(sorted(map(str, kinds)))}; the kernel takes one dtype"
     return None
 
 

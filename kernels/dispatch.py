@@ -34,6 +34,10 @@ class BackendError(RuntimeError):
     """The backend that was asked for cannot run; the message is one sentence that says why."""
 
 
+class UnknownBackendError(ValueError):
+    """There is no such backend; the message is one sentence that names those there are."""
+
+
 class Decision(NamedTuple):  # compilers follow the making of one; of a dataclass they do not
     """The backend that runs, and why others do not."""
 
@@ -94,7 +98,7 @@ def choose(
         shape: names the class of shapes that measurements are looked up for; None for an operator without a kernel.
 
     Raises:
-        ValueError: a backend that does not exist; names those that do.
+        UnknownBackendError: a backend that does not exist; names those that do.
         BackendError: a backend that was asked for cannot run; says why.
     """
     if isinstance(backend, _Question):
@@ -108,7 +112,7 @@ def is_reference(backend: str | None) -> bool:
     Under `torch.func` and forward-mode differentiation it is, unless the argument says otherwise.
 
     Raises:
-        ValueError: a backend that does not exist; names those that do.
+        UnknownBackendError: a backend that does not exist; names those that do.
     """
     if _asked(backend) == "reference":
         return True
@@ -118,11 +122,11 @@ def is_reference(backend: str | None) -> bool:
 def _asked(backend: str | None) -> str:
     if backend is not None:
         if backend not in BACKENDS:
-            raise ValueError(f"backend is {backend!r}; it takes None, {', '.join(map(repr, BACKENDS))}")
+            raise UnknownBackendError(f"backend is {backend!r}; it takes None, {', '.join(map(repr, BACKENDS))}")
         return backend
     asked = os.environ.get(VARIABLE, "")
     if asked not in _VALUES:
-        raise ValueError(f"{VARIABLE} is {asked!r}; it takes {', '.join(_VALUES[1:])}")
+        raise UnknownBackendError(f"{VARIABLE} is {asked!r}; it takes {', '.join(_VALUES[1:])}")
     return asked or "auto"
 
 

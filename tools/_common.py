@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vertebra import __version__
 from vertebra.backbones._errors import Interrupted, UserError
+from vertebra.kernels.dispatch import BackendError, UnknownBackendError
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +77,8 @@ def versions() -> str:
 
 def _sentence(error: BaseException) -> str | None:
     """What to print for an error that is the user's to mend; None for one that is ours."""
+    if isinstance(error, (BackendError, UnknownBackendError)):
+        return str(error)
     if isinstance(error, UserError):
         text = str(error)
         # what a loader's worker raises comes with the worker's traceback in front of it

@@ -58,11 +58,9 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
 
 
 def _unfit(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> str | None:
-    if q.shape[3] > 64:
-        return f"heads are {q.shape[3]} wide; the kernel takes up to 64"
-    if not q.dtype == k.dtype == v.dtype:
-        return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
-    return _triton.misshapen(k=(k, q.shape), v=(v, q.shape), temperature=(temperature, (q.shape[2],)))
+    return _triton.misfit(q, k, v) or _triton.misshapen(
+        k=(k, q.shape), v=(v, q.shape), temperature=(temperature, (q.shape[2],))
+    )
 
 
 def _shape(q: Tensor) -> str:

@@ -120,17 +120,12 @@ def _unfit(tensors: tuple[Tensor, ...], bias_rows: Tensor, bias_columns: Tensor)
     q, k, v, pool_k, pool_v, embedding, temperature, local, tokens, learned_bias, table = tensors
     batch, height, width, heads, head_dim = q.shape
     pooled = (bias_rows.shape[1], bias_columns.shape[1])
-    if head_dim > 64:
-        return f"heads are {head_dim} wide; the kernel takes up to 64"
-    if not q.dtype == k.dtype == v.dtype == pool_k.dtype == pool_v.dtype:
-        dtypes = f"{q.dtype}, {k.dtype}, {v.dtype}, {pool_k.dtype} and {pool_v.dtype}"
-        return f"q, k, v and the pooled k and v are {dtypes}; the kernel takes one dtype"
     if bias_rows.device != q.device or bias_columns.device != q.device:
         return f"bias_rows and bias_columns are on {bias_rows.device} and {bias_columns.device}, and q on {q.device}"
     if bias_rows.is_floating_point() and heads * height * width * pooled[0] * pooled[1] > _INTERPOLATED:
         return "the interpolated position bias of so many pairs is too large to be written out"
     there = (batch, pooled[0] * pooled[1], heads, head_dim)
-    return _triton.misshapen(
+    return _triton.misfit(q, k, v, pool_k, pool_v) or _triton.misshapen(
         k=(k, q.shape),
         v=(v, q.shape),
         pool_k=(pool_k, there),

@@ -56,10 +56,6 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
 
 
 def _unfit(q: Tensor, k: Tensor, v: Tensor, index: Tensor, regions: tuple[int, int] | None) -> str | None:
-    if q.shape[-1] > 64:
-        return f"heads are {q.shape[-1]} wide; the kernel takes up to 64"
-    if not q.dtype == k.dtype == v.dtype:
-        return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
     if index.device != q.device:
         return f"index is on {index.device} and q on {q.device}"
     rows, columns = eager.square(index) if regions is None else regions
@@ -67,7 +63,7 @@ def _unfit(q: Tensor, k: Tensor, v: Tensor, index: Tensor, regions: tuple[int, i
         return (
             f"a map of {q.shape[1]} x {q.shape[2]} is not cut into {rows} x {columns} regions, {index.shape[1]} listed"
         )
-    return _triton.misshapen(k=(k, q.shape), v=(v, q.shape))
+    return _triton.misfit(q, k, v) or _triton.misshapen(k=(k, q.shape), v=(v, q.shape))
 
 
 def _shape(q: Tensor, index: Tensor) -> str:

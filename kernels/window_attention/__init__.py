@@ -89,11 +89,7 @@ def _unfit(tensors: tuple[Tensor | None, ...], window: tuple[int, int]) -> str |
     if q is None or k is None or v is None:
         return "q, k or v is missing"
     heads, head_dim = q.shape[3:]
-    if head_dim > 64:
-        return f"heads are {head_dim} wide; the kernel takes up to 64"
-    if not q.dtype == k.dtype == v.dtype:
-        return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; the kernel takes one dtype"
-    return _triton.misshapen(
+    return _triton.misfit(q, k, v) or _triton.misshapen(
         k=(k, q.shape),
         v=(v, q.shape),
         bias_table=(bias_table, (heads, 2 * window[0] - 1, 2 * window[1] - 1)),

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from vertebra.backbones._errors import Interrupted, UserError
 from vertebra.backbones._names import did_you_mean
+from vertebra.kernels.depthwise_conv import depthwise_conv
 from vertebra.tools import _cli
 from vertebra.tools._common import need, pick_device, run_tool
 from vertebra.tools.train import parse_changes
@@ -127,3 +129,19 @@ def test_help_of_every_tool_ends_with_an_example_and_knows_device(
     said = parser.format_help()
     assert "--device" in said
     assert f"vertebra {name}" in said.rstrip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", ["fast", "triton"])
+def test_a_backend_that_cannot_be_is_one_sentence(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VERTEBRA_KERNELS", value)
+
+    def main(argv: object) -> int:
+        depthwise_conv(torch.zeros(1, 2, 4, 4), torch.zeros(2, 1, 3, 3))
+        return 0
+
+    assert run_tool(main) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "VERTEBRA_KERNELS" in error

@@ -4,17 +4,34 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from vertebra.kernels import _triton
 
 Leaves = dict[str, Tensor]
+SMALL: dict[str, dict[str, Any]] = {  # one of each family, and options beyond one block a stage
+    "biformer_tiny": {"n_win": 3},
+    "cswin_tiny": {},
+    "davit_tiny_fused": {},
+    "l2vit_tiny": {"depths": (2, 2, 2, 2)},  # windows and linear attention take turns
+    "litv2_small": {},
+    "maxvit_pico_rw_256_fused": {},
+    "shvit_s1_fused": {},
+    "transnext_micro": {},
+    "van_b0": {},
+}
 EPS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 """Errors, by their root mean square relative to the tensor's, that rounding alone explains."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests with an argument `dtype` in every one that kernels take; bfloat16 not always in the interpreter."""
+    """Run tests with an argument `dtype` in every one that kernels take, `family_model` for one name of each family.
+
+    In the interpreter bfloat16 is not among them: single tests see to it.
+    """
+    if "family_model" in metafunc.fixturenames:
+        metafunc.parametrize("family_model", SMALL)
     marked = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "dtype" in metafunc.fixturenames and not any("dtype" in names for names in marked):
         interpreted = [torch.float32, torch.float16]
@@ -29,6 +46,17 @@ def device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 for Triton's interpreter")
+
+
+@pytest.fixture
+def build(device: str) -> Callable[..., nn.Module]:
+    """`build(name)`: a network of few blocks and three classes, where kernels run."""
+
+    def make(name: str, **options: Any) -> nn.Module:
+        stages = len(timm.create_model(name, device="meta").stages)
+        return timm.create_model(name, num_classes=3, **{"depths": (1,) * stages} | SMALL[name] | options).to(device)
+
+    return make
 
 
 @pytest.fixture(autouse=True)
