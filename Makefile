@@ -2,7 +2,7 @@
 #
 #   make demo       train, evaluate, draw and export van_b0 on real digits: work_dirs/demo
 #   make test       the tests, at most 25 minutes on two cores
-#   make test-all   the slow tests too, and the backbones' tests on the lowest timm that setup.cfg admits
+#   make test-all   the slow tests too, and on the lowest timm and PyTorch that setup.cfg admits
 #   make lint       ruff and pyright
 #   make dist       sdist and wheel in dist/, checked
 #
@@ -33,6 +33,7 @@ test-all: env-test
 	$(module) pytest -n 2 --ignore $(kernels)
 	TRITON_INTERPRET=1 $(module) pytest -n 2 $(kernels)
 	$(lowest_timm)
+	$(lowest_torch)
 
 lint: env-test
 	$(module) ruff check
@@ -73,4 +74,15 @@ define lowest_timm
 	  $(module) pip install --no-deps --target $(lowest) timm==$(timm_bound); }
 	PYTHONPATH=$(lowest) $(VENV)/bin/python -P -c 'import timm; assert timm.__version__ == "$(timm_bound)", timm.__version__'
 	PYTHONPATH=$(lowest) $(module) pytest -n 2 tests/backbones
+endef
+
+# An environment of its own, since PyTorch brings its Triton along, whose interpreter knows NumPy before 2.4 only.
+torch_bound = $(shell sed -n 's/^ *torch>=//p' setup.cfg)
+older := $(VENV)/lowest-torch
+define lowest_torch
+	[ -f $(older)/$(torch_bound).stamp ] || { rm -rf $(older) && $(module) venv $(older) && \
+	  $(older)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[export]' pytest pytest-xdist pytest-timeout \
+	    'torch==$(torch_bound).*' 'numpy<2.4' timm==$(timm_bound) && touch $(older)/$(torch_bound).stamp; }
+	$(older)/bin/python -P -m pytest -n 2 -m "not all" tests/backbones tests/kernels --ignore $(kernels)
+	TRITON_INTERPRET=1 $(older)/bin/python -P -m pytest -n 2 -m "not all" $(kernels)
 endef

@@ -134,9 +134,10 @@ def register(
         name: of the operator.
         forward: typed arguments -> the result, or (result, what else the backward pass wants to keep ...).
         shapes: the same arguments -> empty tensors of the shapes, dtypes and strides that `forward` returns.
-        backward: (gradient of the result, the arguments of `forward`, its results) -> the gradient of every tensor
-            argument that is neither `constant` nor `added`, in order and laid out as `like` does, which also says what
-            stands for None.
+        backward: (gradient of the result, `wanted`, the arguments of `forward`, its results) -> the gradient of every
+            tensor argument that is neither `constant` nor `added`, in order and laid out as `like` does, which also
+            says what stands for None. `wanted` says of each of them whether anybody asks for it; what nobody asks for
+            may be left undone, and has `like`'s shape all the same.
         flops: the arguments of `forward` -> its floating-point operations.
         constant: tensor arguments without a gradient.
         unread: results, and constant or added arguments, that `backward` does not read: they are not kept, and come as
@@ -149,7 +150,7 @@ def register(
     """
     parameters = list(inspect.signature(forward).parameters.values())
     is_tensor = [Tensor in (p.annotation, *getattr(p.annotation, "__args__", ())) for p in parameters]
-    kept = [name not in unread for name in list(inspect.signature(backward).parameters)[1:]]
+    kept = [name not in unread for name in list(inspect.signature(backward).parameters)[2:]]
     is_added = [p.name in added for p in parameters]
     learned = [tensor and p.name not in (*constant, *added) for tensor, p in zip(is_tensor, parameters, strict=True)]
     devices = ("cuda", "cpu") if INTERPRETED else "cuda"
@@ -157,7 +158,7 @@ def register(
     operator.register_fake(shapes)
     reverse = torch.library.custom_op(f"vertebra::{name}_backward", backward, mutates_args=(), device_types=devices)
 
-    def gradient_shapes(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    def gradient_shapes(grad: Tensor, wanted: Sequence[bool], *arguments: Any) -> tuple[Tensor, ...]:
         return tuple(like(x, grad) for x, learns in zip(arguments, learned, strict=False) if learns)
 
     reverse.register_fake(gradient_shapes)
@@ -175,11 +176,12 @@ def register(
             return (None,) * len(parameters)
         tensors, others = iter(ctx.saved_tensors), iter(ctx.others)
         inputs = [next(tensors if tensor else others) for tensor in is_tensor]
-        gradients = iter(reverse(grad, *inputs, *tensors))
+        asked = list(zip(inputs, learned, ctx.added, ctx.needs_input_grad[: len(inputs)], strict=True))
+        gradients = iter(reverse(grad, [needed for _, learns, _, needed in asked if learns], *inputs, *tensors))
         found: list[Tensor | None] = []
-        for x, learns, dtype in zip(inputs, learned, ctx.added, strict=True):
+        for x, learns, dtype, needed in asked:
             gradient = next(gradients) if learns else None  # taken from the list in any case
-            found.append(grad.to(dtype) if dtype is not None else None if x is None else gradient)
+            found.append(grad.to(dtype) if dtype is not None else gradient if needed and x is not None else None)
         return tuple(found)
 
     def refuse(ctx: Any, *_: Any) -> None:
@@ -195,7 +197,7 @@ def register(
         if compiler is None:
             return _tuple(operator(*arguments))
         results = _tuple(forward(*arguments))
-        backward(torch.empty_like(results[0]), *arguments, *results)
+        backward(torch.empty_like(results[0]), [True] * sum(learned), *arguments, *results)
         return results
 
     return run
@@ -216,7 +218,7 @@ def _count_flops(name: str, flops: Callable[..., int], backward_flops: float, co
     def forwards(*arguments: Any, out_val: Any = None, **_: Any) -> int:
         return flops(*arguments)
 
-    def backwards(grad: Tensor, *arguments: Any, out_val: Any = None, **_: Any) -> int:
+    def backwards(grad: Tensor, wanted: Sequence[bool], *arguments: Any, out_val: Any = None, **_: Any) -> int:
         return math.ceil(backward_flops * flops(*arguments[:count]))
 
     register_flop_formula(getattr(torch.ops.vertebra, name), get_raw=True)(forwards)

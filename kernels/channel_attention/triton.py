@@ -34,7 +34,15 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float | None, transposed: bo
 
 
 def backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None, transposed: bool, out: Tensor, scores: Tensor
+    grad: Tensor,
+    wanted: list[bool],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    transposed: bool,
+    out: Tensor | None,
+    scores: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
     from .._state import Plan, by_head

@@ -76,6 +76,7 @@ def forward(
 
 def backward(
     grad: Tensor,
+    wanted: list[bool],
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -99,7 +100,10 @@ def backward(
     if gelu or gate is not None:
         dsums = like(x, grad)
         _differentiate(plan, grad, x, weight, bias, gate, dsums, dgate, gelu)
-    _convolve(plan, dsums, weight, None, None, grad if adds_x else None, dx, False, reverse=True)
+    if wanted[0]:
+        _convolve(plan, dsums, weight, None, None, grad if adds_x else None, dx, False, reverse=True)
+    if not any(wanted[1:3]):
+        return dx, dweight, dbias, dgate
     taps = _taps(plan, x, dsums)
     dweight.view(plan.channels, -1).copy_(taps[:-1].t())
     if bias is not None:

@@ -37,6 +37,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor, min_denominato
 
 def backward(
     grad: Tensor,
+    wanted: list[bool],
     q: Tensor,
     k: Tensor,
     v: Tensor,

@@ -100,6 +100,7 @@ def forward(
 
 def backward(
     grad: Tensor,
+    wanted: list[bool],
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -152,7 +153,9 @@ def backward(
         like(x, grad).copy_(gradient.reshape(x.shape))
         for x, gradient in zip(given, _parameter_gradients(sums.sum(0), temperature, plan.head_dim), strict=False)
     )
-    d_table = _table_gradient(plan, grad, q, pool_k, pool_v, embedding, temperature, table, lse, delta).to(table.dtype)
+    d_table = like(table, grad)
+    if wanted[10]:
+        d_table.copy_(_table_gradient(plan, grad, q, pool_k, pool_v, embedding, temperature, table, lse, delta))
     return dq, dk, dv, dpool_k, dpool_v, d_embedding, d_temperature, d_local, d_tokens, d_bias, d_table
 
 
@@ -177,7 +180,7 @@ def _shapes(
 
 
 def _flops(q: Tensor, k: Tensor, v: Tensor, pool_k: Tensor, *_: Any) -> int:
-    return q.numel() * (4 * (9 + pool_k.shape[1]) + 4 * 9)
+    return q.numel() * (4 * (9 + pool_k.shape[1]) + 2 * 9)
 
 
 _operator = register("neighborhood_pool_attention", forward, _shapes, backward, _flops, constant=("rows", "columns"))

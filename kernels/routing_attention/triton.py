@@ -57,6 +57,7 @@ def forward(
 
 def backward(
     grad: Tensor,
+    wanted: list[bool],
     q: Tensor,
     k: Tensor,
     v: Tensor,

@@ -103,12 +103,14 @@ def result(plan: Plan, inputs: Inputs, out: Tensor, lse: Tensor) -> None:
 
 
 def gradients(
-    plan: Plan, inputs: Inputs, grad: Tensor, out: Tensor, lse: Tensor, room: list[Tensor]
+    plan: Plan, inputs: Inputs, grad: Tensor, out: Tensor, lse: Tensor, room: list[Tensor], learns: bool
 ) -> tuple[Tensor, Tensor]:
-    """Fill `room`, the gradients of q, k and v; returns those of the table, if any, and of the padding, if any."""
-    fill = _whole if plan.tiles == 1 else _in_tiles
-    dbias, dpad = fill(plan, inputs, grad, out, lse, room)
-    if inputs.table is not None:
+    """Fill `room`, the gradients of q, k and v; returns those of the table, if it learns, and of a padding."""
+    if plan.tiles == 1:
+        dbias, dpad = _whole(plan, inputs, grad, out, lse, room)
+    else:
+        dbias, dpad = _in_tiles(plan, inputs, grad, out, lse, room, learns)
+    if inputs.table is not None and learns:
         dbias = _table_gradient(dbias, plan.sizes[6], plan.sizes[7])
     if inputs.pad is not None:
         dpad = _pad_gradient(dpad, plan.head_dim)
@@ -140,12 +142,12 @@ def _whole(
 
 
 def _in_tiles(
-    plan: Plan, inputs: Inputs, grad: Tensor, out: Tensor, lse: Tensor, room: list[Tensor]
+    plan: Plan, inputs: Inputs, grad: Tensor, out: Tensor, lse: Tensor, room: list[Tensor], learns: bool
 ) -> tuple[Tensor, Tensor]:
     """The same, of windows that are larger than a tile."""
     from . import backward as kernels
 
-    table, pad = inputs.table is not None, inputs.pad is not None
+    pad = inputs.pad is not None
     qkv, strides = (inputs.q, inputs.k, inputs.v), (*inputs.strides, *grad.stride())
     programs = plan.heads * plan.tiles * plan.windows
     constants = {**plan.constants, **numerics(inputs.q), "num_warps": plan.warps, "num_stages": plan.stages}
@@ -163,7 +165,7 @@ def _in_tiles(
         *plan.sizes, plan.tiles, plan.heads, room[1].stride(2), inputs.scale, *strides, **constants, **inputs.options,
     )  # fmt: skip
     dpad = dpad.sum((0, 1)) if pad else dpad
-    if not table:
+    if inputs.table is None or not learns:
         return lse.new_empty(0), dpad
     rounds, chunks = plan.rounds(plan.windows, plan.tiles**2)
     side = plan.tiles * plan.block

@@ -58,6 +58,7 @@ def forward(
 
 def backward(
     grad: Tensor,
+    wanted: list[bool],
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -77,12 +78,12 @@ def backward(
         plan = Plan(part.of_heads(q), part.geometry, grid, table is not None)
         inputs = part.inputs(q, k, v, table, pad, lepe_weight, lepe_bias, scale)
         ahead, room = grad[..., part.channels], [part.of_heads(x) for x in (dq, dk, dv)]
-        of_table, of_pad = gradients(plan, inputs, ahead, out[..., part.channels], lse[part.rows], room)
-        if table is not None:
+        of_table, of_pad = gradients(plan, inputs, ahead, out[..., part.channels], lse[part.rows], room, wanted[3])
+        if table is not None and wanted[3]:
             dtable.copy_(of_table)
         if pad is not None:
             dpad[:, part.heads] = of_pad
-        if lepe_weight is not None:
+        if lepe_weight is not None and any(wanted[5:]):
             sums = lepe_gradient(plan, inputs, ahead)
             dweight[part.channels] = sums[:, :9].transpose(1, 2).reshape(-1, 1, 3, 3)
             if lepe_bias is not None:
