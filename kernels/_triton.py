@@ -52,8 +52,10 @@ def why_not(tensors: Sequence[Tensor]) -> str | None:
     return None
 
 
-def misfit(*tokens: Tensor) -> str | None:
-    """Why q, k, v and their like (..., heads, D) are beyond every attention kernel; None if they are not."""
+def misfit(layout: str, *tokens: Tensor) -> str | None:
+    """Why q, k, v and their like, "(B, N, heads, D)" say, are beyond every attention kernel; None if they are not."""
+    if tokens[0].dim() != layout.count(",") + 1:
+        return f"q is {tuple(tokens[0].shape)}; the kernel takes {layout}"
     head_dim, kinds = tokens[0].shape[-1], {x.dtype for x in tokens}
     if head_dim > WIDEST:
         return f"heads are {head_dim} wide; the kernel takes up to {WIDEST}"

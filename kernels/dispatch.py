@@ -5,8 +5,9 @@ eager       fast PyTorch for any device, dtype, export and compiler
 triton      kernels for CUDA GPUs, forward and backward; each operator's `triton.py`
 
 `auto`, the default, takes Triton where a row of results/kernels.csv shows it checked and faster, and eager elsewhere.
-Exports, scripts, fx graphs and `torch.func` take plain PyTorch, whatever the variable says; a transformation inside of
-`torch.compile` cannot be told, so there the variable holds. `explain` says what a call would take, and why.
+Exports, scripts, fx graphs, `torch.func` and the meta device take plain PyTorch, whatever the variable says; a
+transformation inside of `torch.compile` cannot be told, so there the variable holds. `explain` says what a call would
+take, and why.
 """
 
 import csv
@@ -69,9 +70,13 @@ def explain(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> dict[
         TypeError: `function` is no operator.
         BackendError: nothing would run, since a backend was asked for that cannot.
     """
-    bound = inspect.signature(function).bind(*args, **kwargs)
-    if "backend" not in bound.signature.parameters:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a builtin function may have none
+        signature = inspect.Signature()
+    if "backend" not in signature.parameters:
         raise TypeError(f"explain takes an operator of vertebra.kernels, and {function!r} has no argument `backend`")
+    bound = signature.bind(*args, **kwargs)
     bound.arguments["backend"] = _Question(bound.arguments.get("backend"))
     try:
         function(*bound.args, **bound.kwargs)
@@ -119,6 +124,15 @@ def is_reference(backend: str | None) -> bool:
     return backend is None and not torch.compiler.is_compiling() and is_transformed()
 
 
+def check_variable() -> str:
+    """What the environment asks for: "auto" or a backend.
+
+    Raises:
+        UnknownBackendError: a value that does not exist; names those that do.
+    """
+    return _asked(None)
+
+
 def _asked(backend: str | None) -> str:
     if backend is not None:
         if backend not in BACKENDS:
@@ -145,8 +159,10 @@ def _decide(
     followed = _followed(present[0])
     if followed:
         reason = f"{followed} takes plain PyTorch"
-    else:
+    elif asked == "triton":
         reason = unfit() or _triton.why_not(present)
+    else:
+        reason = _triton.why_not(present) or unfit()
     if asked == "triton":
         if reason is None:
             return Decision("triton", {})
@@ -162,13 +178,15 @@ def _decide(
 
 
 def _followed(x: Tensor) -> str | None:
-    """Who follows the code to write its own version of it, and wants to see plain PyTorch."""
+    """Who wants to see plain PyTorch: those that write their own version of the code, and shapes without numbers."""
     if isinstance(x, torch.fx.Proxy):
         return "an fx graph"
     if is_exporting() or torch.jit.is_tracing():
         return "an export"
     if not torch.compiler.is_compiling() and is_transformed():
         return "torch.func"
+    if x.device.type == "meta":
+        return "the meta device"
     return None
 
 

@@ -21,7 +21,8 @@ import timm
 import torch
 import vertebra  # noqa: F401  registers the names
 from torch import Tensor, nn
-from vertebra.kernels.dispatch import VARIABLE
+from vertebra.backbones._errors import UserError
+from vertebra.kernels.dispatch import VARIABLE, BackendError, UnknownBackendError
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -69,8 +70,15 @@ def serve(case: Case, connection: Connection) -> None:
                 connection.send(_images_per_second(case, step, seconds))
             connection.send(_peak_mb(case.device, before))
         except Exception as error:  # whatever a model, a compiler or a device may raise ends this case alone
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            connection.send(f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__)
+            connection.send(first_line(error))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, after its type where it is not one of our own sentences."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and isinstance(error, BackendError | UnknownBackendError | UserError):
+        return lines[0]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _prepare(case: Case) -> tuple[float, Callable[[], None], Ready]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vertebra import __version__
 from vertebra.backbones._errors import Interrupted, UserError
-from vertebra.kernels.dispatch import BackendError, UnknownBackendError
+from vertebra.kernels.dispatch import BackendError, UnknownBackendError, check_variable
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +42,13 @@ def make_parser(name: str, description: str, example: str) -> argparse.ArgumentP
 
 
 def pick_device(name: str | None) -> "torch.device":
-    """The device asked for, or the GPU where there is one; UserError if this machine does not have it."""
+    """The device asked for, or the GPU where there is one; UserError if this machine does not have it.
+
+    Who asks for a device is about to run a model, so a VERTEBRA_KERNELS that does not exist is refused here too.
+    """
     import torch
 
+    check_variable()
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

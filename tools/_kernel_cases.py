@@ -52,7 +52,8 @@ def find_cases(asked: Sequence[str], pattern: str = "") -> list[tuple[str, str]]
     every = [(name, case) for name in dict.fromkeys(asked or known) for case in _cases(name)]
     found = [(name, case) for name, case in every if fnmatch.fnmatchcase(case, f"*{pattern}*")]
     if not found:
-        raise UserError(f"--cases {pattern}: no case has a name like that; {every[0][1]!r} is one")
+        names = "; ".join(case for _, case in every)
+        raise UserError(f"--cases {pattern}: no case has a name like that; there are {names}")
     return found
 
 

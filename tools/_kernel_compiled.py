@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from vertebra.backbones._errors import UserError
 from vertebra.kernels._compile_only import SHARED_MEMORY, Compiled, compile_only
+from vertebra.kernels._triton import INTERPRETED
 from vertebra.tools._kernel_cases import find_cases, make, shape_class
 from vertebra.tools._results import align, check_csv, origin
 
@@ -47,6 +48,8 @@ def run(
     for target in targets:
         if target not in known:
             raise UserError(f"--target {target}: known are {', '.join(known)}")
+    if INTERPRETED:
+        raise UserError("TRITON_INTERPRET=1 is set, and the interpreter compiles nothing: unset it for --compile-only")
     try:
         import triton  # noqa: F401
     except ImportError as error:

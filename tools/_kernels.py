@@ -11,6 +11,11 @@ GB/s      the least bytes that a call moves, over its time: inputs and result; i
 roofline  the time that those bytes and the operations take at this machine's own rates of copying and of multiplying
           matrices, measured in the same run, as a share of the time taken
 
+gain      a way's time over that of the kernels, in the same mode; empty where the kernels were not timed
+TFLOP/s   the operations that the operator's formula counts, over the time
+checked   in CSV files: whether the way was compared with the reference, for which memory may be too small
+warps     of a program, with --compile-only
+
 On a GPU its cache is cleared before every call, and the host runs ahead: its own time does not count. On a CPU cases
 are cut to one image. Without a GPU, --compile-only says what the kernels take of one: registers and spills of a thread
 in bytes, shared memory of a program in bytes, and the tensor cores' instructions.
@@ -171,7 +176,10 @@ def table(rows: Sequence[Row]) -> str:
         gain = f"{row.value / best:.2f}" if best else ""
         lines.append((row.operator, row.case, row.dtype, row.mode, row.way, *numbers, memory, *rates, gain))
     first = rows[0]
-    head = f"{describe(first)}; copies {first.copy_gb_per_s:.0f} GB/s; median of {first.repeats} calls"
+    rates = f"copies {first.copy_gb_per_s:.0f} GB/s, products {first.matmul_tflops:.2f} TFLOP/s"
+    head = f"{describe(first)}; {rates}; median of {first.repeats} calls"
+    if first.device.startswith("cpu"):
+        head += f"; cases cut to {first.images} image{'s' if first.images > 1 else ''}"
     return f"{head}\n{align(lines, left=5)}"
 
 
@@ -220,6 +228,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compile(args: argparse.Namespace) -> int:
+    if args.ways:
+        raise UserError("--ways is for times; --compile-only compiles the kernels alone")
     cases = find_cases(args.names, args.cases)
     return _kernel_compiled.run(cases, find_dtypes(args.dtype or "bfloat16"), args.target.split(","), args.csv)
 
@@ -253,6 +263,8 @@ def _time(args: argparse.Namespace) -> int:
         print(table(everything))
     if wrong:
         raise UserError("; ".join(wrong))
+    if not everything:
+        raise UserError("nothing was measured: none of the ways can run here")
     return 0
 
 

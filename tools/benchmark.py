@@ -95,7 +95,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="threads of PyTorch on the CPU (default: PyTorch's own choice)")
     add("--mode", choices=MODES, help="measure one of the two (default: both)")
     add("--compile", action="store_true", help="measure torch.compile too; it compiles for minutes")
-    add("--kernels", metavar="A,B", help=f"each model with {VARIABLE} so (default: as the environment has it)")
+    add(
+        "--kernels",
+        metavar="A,B",
+        help=f"each model with {VARIABLE} so: auto, {', '.join(BACKENDS)} (default: the environment's)",
+    )
     add("--repeats", type=int, default=REPEATS, metavar="N", help=f"repeats of each case (default: {REPEATS})")
     add("--csv", type=Path, metavar="F", help="append the rows to this file, results/models.csv say")
     models.set_defaults(run=run_models)
@@ -174,9 +178,10 @@ def measure(cases: Sequence[Case], repeats: int = REPEATS, seconds: float = SECO
         seconds: least time of one.
 
     Returns:
-        One row a case that ran, in order, and one sentence a case that did not.
+        One row a case that ran, in order, and one sentence for each reason why others did not.
     """
-    rows, failures = [], []
+    rows: list[Row] = []
+    reasons: dict[str, list[str]] = {}
     for start in range(0, len(cases), AT_ONCE):
         with _workers(cases[start : start + AT_ONCE]) as workers:
             for _ in range(repeats):
@@ -185,8 +190,10 @@ def measure(cases: Sequence[Case], repeats: int = REPEATS, seconds: float = SECO
             for worker in workers:
                 worker.finish()
         rows += [worker.row() for worker in workers if worker.failure is None]
-        failures += [f"{worker.case}: {worker.failure}" for worker in workers if worker.failure is not None]
-    return rows, failures
+        for worker in workers:
+            if worker.failure is not None:
+                reasons.setdefault(worker.failure, []).append(str(worker.case))
+    return rows, [f"{' and '.join(cases)}: {reason}" for reason, cases in reasons.items()]
 
 
 class _Worker:

@@ -241,8 +241,8 @@ def check_kernels(report: Report) -> None:
     """Which implementations of the operators can run, and which of them do where nobody asks for one."""
     report.add("kernels", "plain PyTorch", "live: every operator, on every device")
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    for device in devices:
-        reason = _triton.why_not([torch.zeros(1, device=device)])
+    reasons = {device: _triton.why_not([torch.zeros(1, device=device)]) for device in devices}
+    for device, reason in reasons.items():
         how = "in Triton's interpreter" if _triton.INTERPRETED else f"with {dispatch.VARIABLE}=triton"
         report.add("kernels", f"Triton on {device}", f"no: {reason}" if reason else f"live {how}")
     measured = dispatch.read_measured(dispatch.MEASURED)
@@ -253,6 +253,15 @@ def check_kernels(report: Report) -> None:
     asked = os.environ.get(dispatch.VARIABLE)
     if asked:
         report.add("kernels", dispatch.VARIABLE, asked)
+    try:
+        dispatch.check_variable()
+    except dispatch.UnknownBackendError as error:
+        report.advice.append(f"every model refuses to run: {error}")
+    if asked == "triton" and reasons["cpu"] and len(devices) == 1:
+        report.advice.append(
+            f"models with kernels refuse to run here, since {dispatch.VARIABLE}=triton asks for them: unset it, or set "
+            "TRITON_INTERPRET=1 to run them slowly on the CPU"
+        )
 
 
 def examine(device: str | None = None) -> Report:

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from vertebra import __version__
 from vertebra.backbones._errors import UserError
+from vertebra.kernels.dispatch import VARIABLE
 from vertebra.tools._classifier import Classifier, load_classifier
 from vertebra.tools._common import make_parser, need, pick_device, run_tool
 
@@ -123,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     static = parse_size(args.static) if args.static else None
     device = pick_device(args.device)
+    if os.environ.get(VARIABLE) == "triton":
+        os.environ[VARIABLE] = "eager"  # a graph has plain PyTorch in it, and is compared with that
     _check_packages()
     _check_target(args.out)
     classifier = _load(args.name, args.checkpoint, device)

@@ -15,6 +15,7 @@ if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
 
 from vertebra.backbones._errors import UserError
+from vertebra.kernels.dispatch import BackendError
 from vertebra.tools._common import make_parser, need, run_tool
 
 _AUTO = "auto"
@@ -63,10 +64,9 @@ def choose_device(name: str | None) -> str:
     """Settle the device before mmengine looks for one, which it does when it is imported; "cpu", "cuda" or "mps"."""
     from vertebra.tools._common import pick_device
 
+    device = pick_device(name)
     if name == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-        return "cpu"
-    device = pick_device(name)
     if device.type == "cuda" and device.index is not None:
         import torch
 
@@ -147,14 +147,15 @@ def settle_work_dir(config: Any, resume: str | None) -> None:
 
 @contextlib.contextmanager
 def leaving_no_litter(folder: Path) -> Iterator[None]:
-    """Remove the empty log folders of a run that was refused before its first step."""
+    """Remove what a run that was refused before its first step has put into its folder."""
     before = set(folder.iterdir())
     try:
         yield
-    except UserError:
-        for path in set(folder.iterdir()) - before:
-            if path.is_dir() and not any(path.rglob("scalars.json")):
-                shutil.rmtree(path)
+    except (UserError, BackendError):
+        new = set(folder.iterdir()) - before
+        if not any(path.suffix == ".pth" or any(path.rglob("scalars.json")) for path in new):
+            for path in new:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not any(folder.iterdir()):
             folder.rmdir()
         raise

@@ -40,12 +40,13 @@ def depthwise_conv(
 
     Raises:
         ValueError: an activation or a backend that does not exist; names those that do.
+        BackendError: the backend that was asked for cannot run; says why.
     """
     if torch.jit.is_scripting():
         return eager.depthwise_conv(x, weight, bias, dilation, activation, gate, residual)
     _check_activation(activation)
     tensors = (x, weight, bias, gate, residual)
-    unfit = partial(_unfit, x, weight, bias, gate, residual)
+    unfit = partial(_unfit, x, weight, bias, dilation, gate, residual)
     shape = partial(_shape, x, weight, dilation, activation, gate, residual)
     run = _implementation(dispatch.choose("depthwise_conv", backend, tensors, unfit, shape))
     return run(x, weight, bias, dilation, activation, gate, residual)
@@ -59,13 +60,17 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
     return reference.depthwise_conv if chosen == "reference" else eager.depthwise_conv
 
 
-def _unfit(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor | None, residual: Tensor | None) -> str | None:
+def _unfit(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gate: Tensor | None, residual: Tensor | None
+) -> str | None:
     if x.dim() != 4 or weight.dim() != 4:
         return f"x has {x.dim()} dimensions and weight {weight.dim()}; the kernel takes 4"
     if tuple(weight.shape[:2]) != (x.shape[1], 1) or weight.shape[2] != weight.shape[3]:
         return f"weight is {tuple(weight.shape)} for {x.shape[1]} channels; the kernel takes (C, 1, k, k)"
     if weight.shape[3] not in (3, 5, 7):
         return f"weight is {weight.shape[3]} wide; the kernel takes 3, 5 and 7"
+    if dilation < 1:
+        return f"dilation is {dilation}; the kernel takes 1 and more"
     for name, other in (("gate", gate), ("residual", residual)):
         if other is not None and other.shape != x.shape:
             return f"{name} is {tuple(other.shape)} and x {tuple(x.shape)}; the kernel takes one shape"

@@ -58,7 +58,7 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
 
 
 def _unfit(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> str | None:
-    return _triton.misfit(q, k, v) or _triton.misshapen(
+    return _triton.misfit("(B, N, heads, D)", q, k, v) or _triton.misshapen(
         k=(k, q.shape), v=(v, q.shape), temperature=(temperature, (q.shape[2],))
     )
 

@@ -55,6 +55,10 @@ def neighborhood_pool_attention(
 
     Returns:
         (B, H, W, heads * D).
+
+    Raises:
+        ValueError: a backend that does not exist; names those that do.
+        BackendError: the backend that was asked for cannot run; says why.
     """
     if torch.jit.is_scripting():
         return eager.neighborhood_pool_attention(
@@ -118,6 +122,12 @@ _INTERPOLATED = 2**27
 
 def _unfit(tensors: tuple[Tensor, ...], bias_rows: Tensor, bias_columns: Tensor) -> str | None:
     q, k, v, pool_k, pool_v, embedding, temperature, local, tokens, learned_bias, table = tensors
+    refused = _triton.misfit("(B, H, W, heads, D)", q, k, v, pool_k, pool_v)
+    if refused:
+        return refused
+    for name, places in (("bias_rows", bias_rows), ("bias_columns", bias_columns)):
+        if places.dim() != 2 + places.is_floating_point():
+            return f"{name} is {tuple(places.shape)}, {places.dtype}; it is integers (n, p) or weights (n, p, T)"
     batch, height, width, heads, head_dim = q.shape
     pooled = (bias_rows.shape[1], bias_columns.shape[1])
     if bias_rows.device != q.device or bias_columns.device != q.device:
@@ -125,7 +135,7 @@ def _unfit(tensors: tuple[Tensor, ...], bias_rows: Tensor, bias_columns: Tensor)
     if bias_rows.is_floating_point() and heads * height * width * pooled[0] * pooled[1] > _INTERPOLATED:
         return "the interpolated position bias of so many pairs is too large to be written out"
     there = (batch, pooled[0] * pooled[1], heads, head_dim)
-    return _triton.misfit(q, k, v, pool_k, pool_v) or _triton.misshapen(
+    return _triton.misshapen(
         k=(k, q.shape),
         v=(v, q.shape),
         pool_k=(pool_k, there),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import _triton, dispatch
+from .._layout import is_eager
 from . import eager, reference
 
 __all__ = ["routing_attention"]
@@ -27,7 +28,8 @@ def routing_attention(
 
     Args:
         q, k, v: (B, H, W, heads, D), with any strides: views of a projection's output; the grid divides H and W.
-        index: (B, regions, K), integers: the regions whose tokens are the keys of a region, none of them twice.
+        index: (B, regions, K), integers: the regions whose tokens are the keys of a region, none of them twice. On a
+            GPU nobody looks for numbers of regions that do not exist; a kernel takes the nearest that does.
         scale: of the scores; None takes D ** -0.5.
         regions: rows and columns of the grid; None takes a square one.
         backend: None, "reference", "eager" or "triton"; see `dispatch`.
@@ -56,14 +58,22 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
 
 
 def _unfit(q: Tensor, k: Tensor, v: Tensor, index: Tensor, regions: tuple[int, int] | None) -> str | None:
+    refused = _triton.misfit("(B, H, W, heads, D)", q, k, v) or _triton.misshapen(k=(k, q.shape), v=(v, q.shape))
+    if refused:
+        return refused
     if index.device != q.device:
         return f"index is on {index.device} and q on {q.device}"
+    if index.dim() != 3 or index.shape[0] != q.shape[0] or index.is_floating_point():
+        return f"index is {tuple(index.shape)}, {index.dtype}; the kernel takes ({q.shape[0]}, regions, K) of integers"
     rows, columns = eager.square(index) if regions is None else regions
-    if rows * columns != index.shape[1] or q.shape[1] % rows or q.shape[2] % columns:
-        return (
-            f"a map of {q.shape[1]} x {q.shape[2]} is not cut into {rows} x {columns} regions, {index.shape[1]} listed"
-        )
-    return _triton.misfit(q, k, v) or _triton.misshapen(k=(k, q.shape), v=(v, q.shape))
+    count = index.shape[1]
+    if min(rows, columns) < 1 or rows * columns != count or q.shape[1] % rows or q.shape[2] % columns:
+        return f"a map of {q.shape[1]} x {q.shape[2]} is not cut into {rows} x {columns} regions, {count} listed"
+    if index.device.type == "cpu" and is_eager(index) and index.numel():  # to ask a GPU would mean to wait for it
+        least, most = int(index.min()), int(index.max())
+        if least < 0 or most >= count:
+            return f"index names regions {least} to {most}; there are 0 to {count - 1}"
+    return None
 
 
 def _shape(q: Tensor, index: Tensor) -> str:

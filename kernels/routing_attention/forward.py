@@ -43,7 +43,7 @@ def forward(
     mean = tl.zeros((BM, DP), ACC)
     for start in range(0, number, BN):
         exists, named, row, column = keys_of(
-            index, start + tl.arange(0, BN), number, tokens, tall, wide, columns, MASKED
+            index, start + tl.arange(0, BN), number, tokens, tall, wide, columns, count, MASKED
         )
         keys = load(k, row, column, ky, kx, exists, d, kd, D, ACC, UPCAST)
         values = load(v, row, column, vy, vx, exists, d, vd, D, ACC, UPCAST)

@@ -47,12 +47,13 @@ def tokens_of(program, tiles, heads, count, tokens, BLOCK: tl.constexpr, MASKED:
 
 
 @triton.jit
-def keys_of(index, j, number, tokens, tall, wide, columns, MASKED: tl.constexpr):
+def keys_of(index, j, number, tokens, tall, wide, columns, count, MASKED: tl.constexpr):
     """Keys `j` of the regions that `index` points to, or of all: whether they exist, region, row and column."""
     exists = j < number
     region = j // tokens
     if not MASKED:
         region = tl.load(index + region, mask=exists, other=0).to(tl.int32)
+        region = tl.minimum(tl.maximum(region, 0), count - 1)  # whatever a list says, reads stay inside the map
     y, x = locate(region, j % tokens, tall, wide, columns)
     return exists, region, y, x
 

@@ -65,7 +65,8 @@ def window_attention(
         )  # fmt: skip
     _check(partition, q, bias_table, cross_window)
     tensors = (q, k, v, bias_table, pad, lepe_weight, lepe_bias)
-    unfit, shape = partial(_unfit, tensors, window), partial(_shape, window, partition, bias_table, lepe_weight)
+    unfit = partial(_unfit, tensors, window, pad_offset, cross_window, cross_offset)
+    shape = partial(_shape, window, partition, bias_table, lepe_weight)
     chosen = dispatch.choose("window_attention", backend, tensors, unfit, shape)
     run = _implementation(chosen)
     return run(
@@ -84,12 +85,24 @@ def _implementation(chosen: str) -> Callable[..., Tensor]:
     return reference.window_attention if chosen == "reference" else eager.window_attention
 
 
-def _unfit(tensors: tuple[Tensor | None, ...], window: tuple[int, int]) -> str | None:
+def _unfit(
+    tensors: tuple[Tensor | None, ...],
+    window: tuple[int, int],
+    offset: tuple[int, int],
+    cross_window: tuple[int, int] | None,
+    cross_offset: tuple[int, int],
+) -> str | None:
     q, k, v, bias_table, pad, lepe_weight, lepe_bias = tensors
     if q is None or k is None or v is None:
         return "q, k or v is missing"
+    for size, before in ((window, offset), (cross_window or window, cross_offset)):
+        if min(size) < 1 or min(before) < 0:
+            return f"a window is {tuple(size)}, padded by {tuple(before)}; sides are 1 or more, padding 0"
+    refused = _triton.misfit("(B, H, W, heads, D)", q, k, v)
+    if refused:
+        return refused
     heads, head_dim = q.shape[3:]
-    return _triton.misfit(q, k, v) or _triton.misshapen(
+    return _triton.misshapen(
         k=(k, q.shape),
         v=(v, q.shape),
         bias_table=(bias_table, (heads, 2 * window[0] - 1, 2 * window[1] - 1)),

@@ -126,9 +126,9 @@ def test_compiling_gives_one_graph_and_a_second_size_at_most_one_more(
     assert counter.frame_count <= 2
 
 
-def test_a_compiled_model_trains(small: Build, family: str) -> None:
+def test_a_compiled_model_trains(small: Build, few: str) -> None:
     torch.compiler.reset()
-    model, x = small(family, num_classes=10).train(), torch.randn(4, 3, 64, 128)
+    model, x = small(few, num_classes=10).train(), torch.randn(4, 3, 64, 128)
     twin = copy.deepcopy(model)
     torch.compile(model, backend="aot_eager", fullgraph=True)(x).square().sum().backward()
     twin(x).square().sum().backward()
@@ -139,8 +139,8 @@ def test_a_compiled_model_trains(small: Build, family: str) -> None:
 
 @pytest.mark.parametrize("features_only", [False, pytest.param(True, marks=pytest.mark.all)])
 @torch.no_grad()
-def test_an_exported_program_takes_any_batch_height_and_width(small: Build, family: str, features_only: bool) -> None:
-    model = small(family, features_only=features_only)
+def test_an_exported_program_takes_any_batch_height_and_width(small: Build, few: str, features_only: bool) -> None:
+    model = small(few, features_only=features_only)
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     program = torch.export.export(model, (torch.randn(2, 3, 128, 192),), dynamic_shapes=(free,)).module()
     for size in ((3, 192, 128), (1, 129, 259), (1, 203, 333), (2, 96, 144)):  # maps of one pixel a side would be fixed

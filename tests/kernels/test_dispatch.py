@@ -70,7 +70,7 @@ def test_explain_follows_the_argument(backend: str) -> None:
     assert dispatch.explain(window_attention, Q, K, V, WINDOW, backend=backend) == expected
 
 
-@pytest.mark.parametrize("function", [torch.add, timm.create_model, dispatch.is_reference])
+@pytest.mark.parametrize("function", [torch.add, torch.relu, timm.create_model, dispatch.is_reference])
 def test_explain_takes_operators_only(function: Callable[..., Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         dispatch.explain(function, None)
@@ -202,6 +202,10 @@ LINE = torch.zeros(1, 4, 2, 8)
         (routing_attention, (Q, K, V, torch.zeros(1, 9, 1, dtype=torch.int64)), "a map of 4 x 4 is not cut into 3 x 3"),
         (linear_attention, (LINE, LINE, LINE, torch.zeros(3)), r"temperature is \(3,\); the kernel takes \(2,\)"),
         (channel_attention, (LINE, LINE[:, :3], LINE), r"k is \(1, 3, 2, 8\)"),
+        (linear_attention, (LINE[0], LINE[0], LINE[0], torch.ones(2)), r"q is \(4, 2, 8\); .* \(B, N, heads, D\)"),
+        (window_attention, (Q, K, V, (0, 2)), r"a window is \(0, 2\)"),
+        (partial(window_attention, pad_offset=(-1, 0)), (Q, K, V, WINDOW), r"padded by \(-1, 0\)"),
+        (partial(depthwise_conv, dilation=0), (torch.zeros(1, 2, 4, 4), torch.zeros(2, 1, 3, 3)), "dilation is 0"),
         (depthwise_conv, (torch.zeros(1, 2, 4, 4), torch.zeros(2, 1, 3, 3), torch.zeros(1)), r"bias is \(1,\)"),
     ],
 )
@@ -210,3 +214,30 @@ def test_shapes_that_a_kernel_would_misread_are_named(
 ) -> None:
     with pytest.raises(dispatch.BackendError, match=sentence):
         function(*arguments, backend="triton")
+
+
+def test_the_meta_device_takes_plain_pytorch_under_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERTEBRA_KERNELS", "triton")
+    q = torch.zeros(1, 4, 4, 2, 8, device="meta")
+    assert window_attention(q, q, q, WINDOW).shape == (1, 4, 4, 16)
+    answer = dispatch.explain(window_attention, q, q, q, WINDOW)
+    assert answer["backend"] == "eager"
+    assert "the meta device" in answer["refused"]["triton"]
+
+
+ROUTES = torch.zeros(1, 4, 1, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("index", "sentence"),
+    [
+        (ROUTES + 4, "index names regions 4 to 4; there are 0 to 3"),
+        (ROUTES - 1, "index names regions -1 to -1"),
+        (ROUTES.float(), r"index is \(1, 4, 1\), torch.float32; the kernel takes \(1, regions, K\) of integers"),
+        (ROUTES.expand(2, 4, 1), r"index is \(2, 4, 1\)"),
+        (ROUTES[0], r"index is \(4, 1\)"),
+    ],
+)
+def test_lists_that_name_what_is_not_there_are_refused(index: Tensor, sentence: str) -> None:
+    with pytest.raises(dispatch.BackendError, match=sentence):
+        routing_attention(Q, K, V, index, regions=(2, 2), backend="triton")

@@ -10,7 +10,9 @@ from PIL import Image
 from small_images import write_images
 from tool_processes import Started, start_tool
 from vertebra.backbones._checkpoint import read_checkpoint
+from vertebra.kernels.dispatch import BackendError
 from vertebra.tools._classifier import load_classifier
+from vertebra.tools.train import leaving_no_litter
 
 SMALL = ["model.num_classes=4", "model.depths=(1,1,1,1)"]
 SHORT = [
@@ -156,6 +158,25 @@ def test_a_refused_run_leaves_no_folder_behind(run: Path, folder: Path) -> None:
     refused = start_tool(folder, "train", words, folder / "refused2.txt").wait()
     assert refused.code == 2, refused.said
     assert not (folder / "wd_bad").exists()
+
+
+@pytest.mark.parametrize("file", ["epoch_1.pth", "20261122_000000/vis_data/scalars.json"])
+def test_what_a_run_wrote_before_its_first_step_is_removed_and_what_it_did_is_kept(file: str, tmp_path: Path) -> None:
+    def fail(folder: Path, *names: str) -> list[str]:
+        def run() -> None:
+            with leaving_no_litter(folder):
+                for name in names:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / name).touch()
+                raise BackendError("refused")
+
+        folder.mkdir()
+        with pytest.raises(BackendError, match="refused"):
+            run()
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+    assert fail(tmp_path / "refused", "van.py", "20261122_000000/run.log") == []
+    assert fail(tmp_path / "begun", "van.py", file) == sorted(["van.py", file.partition("/")[0]])
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,24 @@ def test_kernels_that_cannot_run_say_why(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found["VERTEBRA_KERNELS"] == "eager"
 
 
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        ("fast", "every model refuses to run: VERTEBRA_KERNELS is 'fast'; it takes auto, reference, eager, triton"),
+        ("triton", "models with kernels refuse to run here, since VERTEBRA_KERNELS=triton"),
+    ],
+)
+def test_a_setting_with_which_nothing_runs_is_to_be_changed(
+    value: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERTEBRA_KERNELS", value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    report = doctor.Report()
+    doctor.check_kernels(report)
+    (said,) = report.advice
+    assert said.startswith(advice)
+
+
 def test_report_ends_with_what_to_do_and_the_exit_code_is_0(
     capsys: pytest.CaptureFixture[str], versions: Pretend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

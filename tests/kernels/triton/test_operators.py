@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,6 +151,18 @@ def test_autocast_gives_16_bits_and_gradients_in_the_dtype_of_parameters(layer: 
     assert {g.dtype for g in found} == {torch.float32}
     for a, b in zip([out.float(), *found], gradients(layer, layer, x), strict=True):
         assert (a - b).norm() <= 0.03 * b.norm()
+
+
+def test_distributed_data_parallel_sums_its_gradients(layer: Layer, x: Tensor, tmp_path: Path) -> None:
+    expected = gradients(layer, layer, x)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(layer)
+        out = wrapped(x)
+        (out * torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out)).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close([p.grad for p in layer.parameters()], expected[2:])
 
 
 def test_a_checkpoint_computes_again(layer: Layer, x: Tensor) -> None:
