@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..kernels._kept import kept
-from ..kernels._layout import is_eager, pad_map
+from ..kernels._layout import is_compiled, is_eager, pad_map
 from ..kernels._precision import without_autocast
 from ..kernels.global_attention import global_attention
 from ..kernels.routing_attention import routing_attention
@@ -163,11 +163,15 @@ class FlooredRoutedAttention(RoutedAttention):
 
 def _larger(a: int, b: int) -> int:
     """The larger of two numbers, which may be symbols, in a way that compares no symbols."""
-    return max(a, b) if torch.jit.is_scripting() or torch.jit.is_tracing() else torch.sym_max(a, b)
+    if torch.jit.is_scripting():
+        return max(a, b)
+    return max(a, b) if torch.jit.is_tracing() or is_compiled() else torch.sym_max(a, b)
 
 
 def _smaller(a: int, b: int) -> int:
-    return min(a, b) if torch.jit.is_scripting() or torch.jit.is_tracing() else torch.sym_min(a, b)
+    if torch.jit.is_scripting():
+        return min(a, b)
+    return min(a, b) if torch.jit.is_tracing() or is_compiled() else torch.sym_min(a, b)
 
 
 @register_notrace_module

@@ -24,7 +24,7 @@ from timm.models import generate_default_cfgs, register_model, register_notrace_
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..kernels._layout import is_eager, is_transformed
+from ..kernels._layout import is_compiled, is_eager, is_transformed
 from ..kernels._precision import wide
 from ..kernels.depthwise_conv import depthwise_conv
 from ..kernels.global_attention import global_attention
@@ -49,7 +49,7 @@ def _pooled_side(x: Tensor, side: int, ratio: int, fixed: int) -> int:
         return fixed
     if torch.jit.is_scripting():
         return max(1, side // ratio)
-    as_number = is_eager(x) or torch.jit.is_tracing() or is_transformed()
+    as_number = is_eager(x) or torch.jit.is_tracing() or is_transformed() or is_compiled()
     return max(1, side // ratio) if as_number else torch.sym_max(1, side // ratio)
 
 

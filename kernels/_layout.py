@@ -29,6 +29,13 @@ def is_exporting() -> bool:
     return torch.compiler.is_exporting()
 
 
+def is_compiled() -> bool:
+    """Whether `torch.compile` follows the code, and no export: what it compares becomes a condition of the graph."""
+    if torch.jit.is_scripting():
+        return False
+    return torch.compiler.is_compiling() and not is_exporting()
+
+
 def in_order(x: Tensor) -> Tensor:
     """In an export, a copy of `x` in the order of its dimensions; elsewhere `x` itself.
 

@@ -13,6 +13,7 @@ from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.ao.quantization import quantize_dynamic
+from torch.torch_version import TorchVersion
 from torchvision.models.feature_extraction import create_feature_extractor
 
 Build = Callable[..., Any]
@@ -22,6 +23,8 @@ Build = Callable[..., Any]
 
 
 def test_gradients_of_single_images_are_those_of_each_alone(small: Build, family: str) -> None:
+    if family.startswith("shvit") and TorchVersion(torch.__version__) < "2.12":
+        pytest.skip("group norm of channels-last maps has no rule for vmap in PyTorch 2.11")
     model, x = small(family, num_classes=3), torch.randn(2, 3, 64, 64)
     weights, buffers = dict(model.named_parameters()), dict(model.named_buffers())
 
