@@ -151,8 +151,13 @@ def check_opencv(report: Report) -> None:
         )
 
 
+_SERVED = (
+    "nms, soft-nms, nms_match, RoIAlign, RoIPool, focal losses, box overlaps, deformable convolution and attention"
+)
+
+
 def check_mmcv(report: Report) -> None:
-    """Whether mmcv has its compiled operators; found by file, since importing a broken mmcv fails."""
+    """Who serves mmcv's operators: compiled ones, or ours; found by file, since importing a broken mmcv fails."""
     if installed("onedl-mmcv") is None:
         return
     spec = importlib.util.find_spec("mmcv")
@@ -161,11 +166,11 @@ def check_mmcv(report: Report) -> None:
     if compiled:
         report.add("compiled operators", "mmcv._ext", compiled[0].name)
         return
-    report.add("compiled operators", "mmcv._ext", "not in this mmcv")
-    report.advice.append(
-        "this mmcv has no compiled operators (mmcv._ext), and mmdet and mmseg fail at import without them: install an "
-        "mmcv wheel built for your torch; classification does not need it"
-    )
+    if spec is None:
+        return
+    report.add("compiled operators", "mmcv._ext", "not in this mmcv: vertebra.engine serves in its place, on PyTorch")
+    report.add("compiled operators", "served", _SERVED)
+    report.add("compiled operators", "others", "one sentence when they are called")
 
 
 def check_devices(report: Report, asked: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import shutil
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -97,12 +98,15 @@ def test_compiled_operators_of_mmcv_are_found_without_importing_it(
     package.mkdir()
     (package / "__init__.py").write_text("raise ImportError('broken')\n")
     (package / file).touch()
+    monkeypatch.delitem(sys.modules, "mmcv", raising=False)  # another test of this process may have imported it
     monkeypatch.syspath_prepend(tmp_path)
     versions(onedl_mmcv="2.3.6")
     report = doctor.Report()
     doctor.check_mmcv(report)
-    assert (lines(report, "compiled")["mmcv._ext"] == file) is found
-    assert bool(report.advice) is not found
+    said = lines(report, "compiled")
+    assert (said["mmcv._ext"] == file) is found
+    assert found or "vertebra.engine serves" in said["mmcv._ext"]
+    assert not report.advice
 
 
 def test_machine_without_a_compiler_is_told_what_works_without(monkeypatch: pytest.MonkeyPatch) -> None:
