@@ -1,5 +1,40 @@
 """Everything that knows mmengine, mmdet or mmseg. Importing it registers all of it in mmengine's root registries."""
 
-from . import atomic, classifier, data, hooks, loops, metrics, optim, runner, seeding
+from . import operators
 
-__all__ = ["atomic", "classifier", "data", "hooks", "loops", "metrics", "optim", "runner", "seeding"]
+operators.install()  # before anything below can import mmcv.ops, which takes its operators once
+
+from . import (  # noqa: E402
+    atomic,
+    classifier,
+    data,
+    dense,
+    hooks,
+    loops,
+    metrics,
+    necks,
+    optim,
+    order,
+    pyramid,
+    runner,
+    seeding,
+    transforms,
+)
+
+__all__ = [
+    "atomic",
+    "classifier",
+    "data",
+    "dense",
+    "hooks",
+    "loops",
+    "metrics",
+    "necks",
+    "operators",
+    "optim",
+    "order",
+    "pyramid",
+    "runner",
+    "seeding",
+    "transforms",
+]

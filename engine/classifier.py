@@ -16,6 +16,11 @@ from ..backbones._checkpoint import create, load_weights, read_checkpoint
 from ..backbones._errors import UserError
 from .data import NO_TARGET
 
+DIVERGED = (
+    "the loss is {loss}: training has diverged; lower the learning rate (optim_wrapper.optimizer.lr), or take "
+    "--amp bf16 for fp16; checkpoints saved before stay as they are"
+)
+
 
 @MODELS.register_module()
 class TimmPreprocessor(BaseDataPreprocessor):
@@ -132,10 +137,7 @@ class TimmClassifier(BaseModel):
         """mmengine's sum of losses; a loss that is no number ends the run before it can spoil the weights."""
         loss, log = super().parse_losses(losses)
         if not math.isfinite(loss.item()):
-            raise UserError(
-                f"the loss is {loss.item()}: training has diverged; lower the learning rate "
-                "(optim_wrapper.optimizer.lr), or take --amp bf16 for fp16; checkpoints saved before stay as they are"
-            )
+            raise UserError(DIVERGED.format(loss=loss.item()))
         return loss, log
 
 

@@ -221,7 +221,7 @@ def check_model(config: Config) -> None:
     Raises:
         UserError: unknown name, with near matches.
     """
-    name = config.model.get("model_name")
+    name = config.model.get("model_name") or (config.model.get("backbone") or {}).get("model_name")
     if name is None:
         return
     check_model_name(name)

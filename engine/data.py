@@ -289,7 +289,8 @@ def collate(samples: list[tuple[Any, int, int]]) -> dict[str, torch.Tensor]:
 _GRACE_SECONDS = 60  # that a worker goes on after a SIGTERM, so that the main process can finish its step
 
 
-def _start_worker(worker_id: int) -> None:
+def start_worker(worker_id: int) -> None:
+    """What a loader's worker does first: leave signals to the main process, and the other cores alone."""
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group, but ending the run is the main process's to do
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(_GRACE_SECONDS))
@@ -325,7 +326,7 @@ def build_loader(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=collate,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
     )

@@ -1,5 +1,6 @@
 """What a run tells while it goes: a live line or one line an epoch, and images that could not be read."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -10,11 +11,13 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..backbones._errors import UserError
+from .classifier import DIVERGED
+from .metrics import flat_metrics
 
 
 def peak_memory_mb(device: torch.device) -> int:
@@ -38,6 +41,7 @@ class ProgressHook(Hook):
         self.bar: Progress | None = None
         self.steps, self.images, self.train_seconds, self.loss = 0, 0, 0.0, float("nan")
         self.epoch_start: tuple[int, int, float] = (0, 0, 0.0)
+        self.metrics: dict[str, Any] = {}  # of the last evaluation
 
     def before_train(self, runner: Runner) -> None:
         """Open the live line."""
@@ -62,6 +66,8 @@ class ProgressHook(Hook):
         self.steps += 1
         self.images += len(data_batch["inputs"]) * runner.world_size
         loss = float(outputs["loss"].detach())
+        if not math.isfinite(loss):
+            raise UserError(DIVERGED.format(loss=loss))
         self.loss = loss if self.loss != self.loss else 0.9 * self.loss + 0.1 * loss
         device = next(runner.model.parameters()).device
         runner.message_hub.update_scalar("train/memory", peak_memory_mb(device))
@@ -75,9 +81,15 @@ class ProgressHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """The evaluation's line."""
+        self.metrics = dict(metrics or {})
         if is_main_process() and metrics:
-            shown = "  ".join(f"{key} {value:.2%}" for key, value in metrics.items() if isinstance(value, float))
+            shown = "  ".join(f"{key} {value}" for key, value in self.shown().items())
             self.console.print(f"  evaluated  {shown}", highlight=False)
+
+    def shown(self) -> dict[str, str]:
+        """The last evaluation's scores, in percent."""
+        scores = flat_metrics(self.metrics)
+        return {key: f"{value:.2%}" for key, value in scores.items() if isinstance(value, float)}
 
     def after_train(self, runner: Runner) -> None:
         """Close the live line."""
@@ -95,8 +107,10 @@ class ProgressHook(Hook):
         left = (runner.max_iters - done) * seconds / max(steps, 1)
         minutes, rest = divmod(round(left), 60)
         rate = runner.optim_wrapper.get_lr()
+        counted = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        where = f"epoch {runner.epoch + 1}/{runner.max_epochs}" if counted else f"step {done}/{runner.max_iters}"
         parts = [
-            f"epoch {runner.epoch + 1}/{runner.max_epochs}",
+            where,
             f"loss {self.loss:.4f}",
             f"lr {next(iter(rate.values()))[0]:.2e}",
             f"{images / max(seconds, 1e-9):.0f} img/s",

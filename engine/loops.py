@@ -1,12 +1,12 @@
-"""The training loop: mmengine's, continued in the middle of an epoch and ended by a signal with a checkpoint."""
+"""The training loops: mmengine's, continued in the middle of an epoch and ended by a signal with a checkpoint."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS, LOOPS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
 from ..backbones._errors import Interrupted, UserError
@@ -17,8 +17,90 @@ _EVALUATED = "evaluated_epoch"
 _INTERRUPTED = "interrupted"  # the file that a signal left behind
 
 
+class _EndableLoop:
+    """What both loops share: ending by a signal between two steps, evaluations, and the files that are left."""
+
+    if TYPE_CHECKING:
+        runner: Any
+        dataloader: Any
+        _iter: int
+        _epoch: int
+
+    _stop: StopRequest
+
+    def _name_here(self) -> str:
+        """The checkpoint hook's name of a file of this moment, if there may be one."""
+        raise NotImplementedError
+
+    def _place(self) -> int:
+        """Where evaluations are counted: epochs or steps that are done."""
+        raise NotImplementedError
+
+    def _known(self) -> bool:
+        """Whether this very moment was evaluated before."""
+        return self.runner.message_hub.get_info(_EVALUATED, 0) == self._place()
+
+    def _evaluate_now(self) -> None:
+        # before it is true, since the checkpoint hook saves again at the end of an evaluation that was the best
+        self.runner.message_hub.update_info(_EVALUATED, self._place())
+        try:
+            self.runner.val_loop.run()
+        except _EvaluationStopped:
+            ema = next((hook for hook in self.runner.hooks if isinstance(hook, EMAHook)), None)
+            if ema is not None:
+                ema._swap_ema_parameters()  # evaluation had put the averaged weights in the model
+            self.runner.message_hub.update_info(_EVALUATED, 0)
+        self._end_if_asked()
+
+    def _start_order(self, taken: int) -> None:
+        orders = (self.dataloader.batch_sampler, self.dataloader.sampler, self.dataloader.dataset)
+        for order in orders:
+            if hasattr(order, "skip"):
+                order.set_epoch(self._epoch, taken)
+            elif hasattr(order, "set_epoch"):
+                order.set_epoch(self._epoch)
+
+    def _end_if_asked(self) -> None:
+        """Save and leave if a signal came, once no gradient is being accumulated."""
+        if self._stop.signum is None or self._iter % self.runner.optim_wrapper._accumulative_counts:
+            return
+        kept = self.save_here()
+        said = f"Stopped by a signal at step {self._iter}; {kept} is saved, and --resume carries on from it."
+        raise Interrupted(self._stop.signum, said)
+
+    def save_here(self) -> str:
+        """Save the state between two steps, unless this moment is saved already; the path of the file."""
+        folder, name = Path(self.runner.work_dir), self._name_here()
+        if not (folder / name).exists():
+            name = f"iter_{self._iter}.pth"
+            self.runner.message_hub.update_info(_INTERRUPTED, name)
+            meta = dict(epoch=self._epoch, iter=self._iter)
+            args = getattr(self.runner, "checkpoint_args", {})
+            self.runner.save_checkpoint(str(folder), name, meta=meta, by_epoch=False, **args)
+        if is_main_process():
+            write_whole(folder / "last_checkpoint", str(folder / name).encode())
+        return str(folder / name)
+
+    def _remove_superseded(self) -> None:
+        """Remove what an earlier signal left in the middle of an epoch, once a later moment is saved."""
+        folder, name = Path(self.runner.work_dir), self.runner.message_hub.get_info(_INTERRUPTED, None)
+        saved = Path(str(self.runner.message_hub.get_info("last_ckpt", "")))
+        if is_main_process() and name and saved.name != name and saved.exists():
+            (folder / name).unlink(missing_ok=True)
+
+    def _trim_history(self, kept: int) -> None:
+        """Keep what the log looks back on; mmengine copies each whole history at every step."""
+        for buffer in self.runner.message_hub.log_scalars.values():
+            buffer._log_history, buffer._count_history = buffer._log_history[-kept:], buffer._count_history[-kept:]
+
+    def stop_evaluation_if_asked(self) -> None:
+        """Leave an evaluation that a signal came into; what it follows is a moment that can be saved."""
+        if self._stop.signum is not None:
+            raise _EvaluationStopped
+
+
 @LOOPS.register_module()
-class ResumableEpochLoop(EpochBasedTrainLoop):
+class ResumableEpochLoop(EpochBasedTrainLoop, _EndableLoop):
     """EpochBasedTrainLoop whose epochs can be continued: the sampler leaves out the batches that were taken before.
 
     A checkpoint of an epoch is written before that epoch is evaluated, so a run that continues from the end of an epoch
@@ -43,7 +125,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         """Train from where the run stands to the last epoch."""
         self.runner.call_hook("before_train")
         with StopRequest() as self._stop:
-            known = self._evaluated_epoch() == self._epoch < self._max_epochs
+            known = self._known() and self._epoch < self._max_epochs
             if self._epoch and not self._batches_taken() and not known:
                 self._evaluate()
             while self._epoch < self._max_epochs and not self.stop_training:
@@ -66,77 +148,74 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
         self._remove_superseded()
-        self._trim_history()
+        self._trim_history(max(len(self.dataloader), 1000))
 
     def _batches_taken(self) -> int:
         return self._iter - self._epoch * len(self.dataloader)
 
-    def _start_order(self, taken: int) -> None:
-        for order in (self.dataloader.sampler, self.dataloader.dataset):
-            if hasattr(order, "skip"):
-                order.set_epoch(self._epoch, taken)
-            elif hasattr(order, "set_epoch"):
-                order.set_epoch(self._epoch)
+    def _place(self) -> int:
+        return self._epoch
 
-    def _evaluated_epoch(self) -> int:
-        return self.runner.message_hub.get_info(_EVALUATED, 0)
+    def _name_here(self) -> str:
+        return f"iter_{self._iter}.pth" if self._batches_taken() else f"epoch_{self._epoch}.pth"
 
     def _evaluate(self) -> None:
         self._decide_current_val_interval()
         due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
-        if self.runner.val_loop is None or self._epoch < self.val_begin or not due:
-            return
-        # before it is true, since the checkpoint hook saves again at the end of an evaluation that was the best
-        self.runner.message_hub.update_info(_EVALUATED, self._epoch)
-        try:
-            self.runner.val_loop.run()
-        except _EvaluationStopped:
-            ema = next((hook for hook in self.runner.hooks if isinstance(hook, EMAHook)), None)
-            if ema is not None:
-                ema._swap_ema_parameters()  # evaluation had put the averaged weights in the model
-            self.runner.message_hub.update_info(_EVALUATED, 0)
-        self._end_if_asked()
+        if self.runner.val_loop is not None and self._epoch >= self.val_begin and due:
+            self._evaluate_now()
 
-    def _end_if_asked(self) -> None:
-        """Save and leave if a signal came, once no gradient is being accumulated."""
-        if self._stop.signum is None or self._iter % self.runner.optim_wrapper._accumulative_counts:
-            return
-        kept = self.save_here()
-        said = f"Stopped by a signal at step {self._iter}; {kept} is saved, and --resume carries on from it."
-        raise Interrupted(self._stop.signum, said)
 
-    def save_here(self) -> str:
-        """Save the state between two steps, unless this moment is saved already; the path of the file."""
-        at_end = self._batches_taken() == 0
-        folder, name = Path(self.runner.work_dir), f"iter_{self._iter}.pth"
-        if at_end and (folder / f"epoch_{self._epoch}.pth").exists():
-            name = f"epoch_{self._epoch}.pth"
-        else:
-            self.runner.message_hub.update_info(_INTERRUPTED, name)
-            meta = dict(epoch=self._epoch, iter=self._iter)
-            args = getattr(self.runner, "checkpoint_args", {})
-            self.runner.save_checkpoint(str(folder), name, meta=meta, by_epoch=False, **args)
-        if is_main_process():
-            write_whole(folder / "last_checkpoint", str(folder / name).encode())
-        return str(folder / name)
+@LOOPS.register_module()
+class ResumableIterLoop(IterBasedTrainLoop, _EndableLoop):
+    """IterBasedTrainLoop, continued and ended as `ResumableEpochLoop` is: steps take the place of epochs."""
 
-    def _remove_superseded(self) -> None:
-        """Remove what an earlier signal left in the middle of an epoch, once a later moment is saved."""
-        folder, name = Path(self.runner.work_dir), self.runner.message_hub.get_info(_INTERRUPTED, None)
-        saved = Path(str(self.runner.message_hub.get_info("last_ckpt", "")))
-        if is_main_process() and name and saved.name != name and saved.exists():
-            (folder / name).unlink(missing_ok=True)
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Any,
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        if not isinstance(max_iters, int) or max_iters < 1:
+            raise UserError(f"train_cfg.max_iters is {max_iters!r}; a whole number from 1 up is accepted")
+        super().__init__(runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals)
 
-    def _trim_history(self) -> None:
-        """Keep what the log looks back on; mmengine copies each whole history at every step."""
-        for buffer in self.runner.message_hub.log_scalars.values():
-            kept = max(len(self.dataloader), 1000)
-            buffer._log_history, buffer._count_history = buffer._log_history[-kept:], buffer._count_history[-kept:]
+    def run(self) -> nn.Module:
+        """Train from where the run stands to the last step."""
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        with StopRequest() as self._stop:
+            known = self._known() and self._iter < self._max_iters
+            if self._iter and not known:
+                self._evaluate()
+            self._start_order(self._iter)
+            batches = iter(self.dataloader)
+            while self._iter < self._max_iters and not self.stop_training:
+                self.runner.model.train()
+                self.run_iter(next(batches))
+                self._end_if_asked()
+                self._evaluate()
+                if self._iter % 1000 == 0:
+                    self._remove_superseded()
+                    self._trim_history(1000)
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
 
-    def stop_evaluation_if_asked(self) -> None:
-        """Leave an evaluation that a signal came into; what it follows is a moment that can be saved."""
-        if self._stop.signum is not None:
-            raise _EvaluationStopped
+    def _place(self) -> int:
+        return self._iter
+
+    def _name_here(self) -> str:
+        return f"iter_{self._iter}.pth"
+
+    def _evaluate(self) -> None:
+        self._decide_current_val_interval()
+        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
+            self._evaluate_now()
 
 
 class _EvaluationStopped(Exception):
@@ -149,5 +228,5 @@ class StopEvaluationHook(Hook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None) -> None:
         """See the class."""
-        if isinstance(runner.train_loop, ResumableEpochLoop):
+        if isinstance(runner.train_loop, _EndableLoop):
             runner.train_loop.stop_evaluation_if_asked()

@@ -1,5 +1,6 @@
 """Top-1, top-5 and the confusion of classes, summed so that any number of ranks counts each image once."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,23 @@ from mmengine.registry import METRICS
 from .classifier import has_target
 
 MAX_CLASSES_SHOWN = 50  # a confusion of more classes is not kept
+
+_FRACTIONS = {  # mmdet's and mmseg's names -> ours, and what they are to be divided by
+    "coco/bbox_mAP": ("box_AP", 1),
+    "coco/bbox_mAP_50": ("box_AP50", 1),
+    "coco/segm_mAP": ("mask_AP", 1),
+    "coco/segm_mAP_50": ("mask_AP50", 1),
+    "mIoU": ("mIoU", 100),
+    "mAcc": ("mAcc", 100),
+    "aAcc": ("aAcc", 100),
+}
+
+
+def flat_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of any task under our names, as fractions; what has none, such as mmengine's times, is left out."""
+    if "top1" in found:
+        return dict(found)
+    return {ours: float(found[key]) / scale for key, (ours, scale) in _FRACTIONS.items() if key in found}
 
 
 @METRICS.register_module()

@@ -8,22 +8,21 @@ from mmengine.hooks import EMAHook
 from torch.utils.data import DataLoader
 
 from ..backbones._errors import UserError
+from .dense import describe_dense, is_dense
 
 
 def describe_run(runner: Any) -> dict[str, Any]:
     """The entry `meta["vertebra"]` of a checkpoint: what rebuilds the model, names its classes and prepares images."""
     model = runner._bare_model()
-    if not hasattr(model, "describe"):
-        return {}
     loader = runner.train_dataloader if runner._train_loop is not None else None
     data = runner.train_dataloader.dataset.metainfo if runner._train_loop is not None else {}
     evaluated = (runner._val_dataloader or runner._test_dataloader or {}) if runner.cfg else {}
     transform = dict(evaluated.get("dataset", {}).get("transform") or {}) if isinstance(evaluated, dict) else {}
     return plain(
         {
-            **model.describe(),
+            **(describe_dense(model, list(data.get("classes", ()))) if is_dense(model) else model.describe()),
             "labels": list(data.get("classes", ())),
-            "images": data.get("images", 0),
+            "images": data.get("images", len(loader.dataset) if loader is not None else 0),
             "transform": transform,
             "ema": any(isinstance(hook, EMAHook) for hook in runner.hooks),
             "steps_per_epoch": len(loader) if loader is not None else 0,
@@ -34,7 +33,8 @@ def describe_run(runner: Any) -> dict[str, Any]:
 
 def images_a_step(loader: DataLoader) -> int:
     """Images that all processes together take at a step."""
-    return (loader.batch_size or 1) * get_world_size()
+    batches: Any = getattr(loader.batch_sampler, "batches", loader)  # of an order that can be continued
+    return (batches.batch_size or 1) * get_world_size()
 
 
 def plain(value: Any) -> Any:

@@ -22,7 +22,9 @@ from torch.utils.data import DataLoader
 from ..backbones._checkpoint import load_weights, read_checkpoint
 from ..backbones._errors import UserError
 from .atomic import remove_leftovers
-from .data import build_loader, end_workers
+from .data import build_loader, end_workers, start_worker
+from .dense import is_dense, load_dense
+from .order import continued, order_of
 from .record import check_same_run, describe_run, images_a_step
 
 _OWN_DATA = "TimmDataset"
@@ -71,9 +73,13 @@ class VertebraRunner(Runner):
     def build_dataloader(  # type: ignore[override]  # mmengine's is static, and called on the object
         self, dataloader: DataLoader | dict[str, Any], seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Our loader for `TimmDataset`, mmengine's for all others."""
-        if isinstance(dataloader, DataLoader) or dataloader["dataset"].get("type") != _OWN_DATA:
-            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        """Our loader for `TimmDataset`; for all others mmengine's, whose order in training can be continued."""
+        if isinstance(dataloader, DataLoader):
+            return dataloader
+        if dataloader["dataset"].get("type") != _OWN_DATA:
+            loader = Runner.build_dataloader(dataloader, self.seed if seed is None else seed, diff_rank_seed)
+            loader.worker_init_fn = start_worker
+            return loader if getattr(loader.dataset, "test_mode", False) else continued(loader, self.seed or 0)
         cfg = copy.deepcopy(dict(dataloader))
         training = cfg["dataset"].get("training", False)
         group = self._accumulation() if training else 1
@@ -191,25 +197,30 @@ class VertebraRunner(Runner):
             UserError: the file is missing, corrupt or hostile, or belongs to another model.
         """
         checkpoint = read_checkpoint(filename)
-        backbone = self._bare_model().backbone
+        model = self._bare_model()
         if self._resume:
             check_same_run(self, checkpoint, filename)
             self._saved = checkpoint["meta"].get("vertebra", {})
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
             try:
-                self._bare_model().load_state_dict(checkpoint["state_dict"])
+                model.load_state_dict(checkpoint["state_dict"])
             except RuntimeError as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(f"checkpoint {filename} does not fit this run's model: {reason}") from error
             return checkpoint
-        fresh = load_weights(backbone, checkpoint, filename)
+        if is_dense(model):
+            for sentence in load_dense(model, checkpoint, filename, self._train_loop is not None):
+                self.logger.warning(sentence)
+            self.call_hook("after_load_checkpoint", checkpoint={"state_dict": model.state_dict()})
+            return checkpoint
+        fresh = load_weights(model.backbone, checkpoint, filename)
         if fresh and self._train_loop is None:
             raise UserError(
                 f"checkpoint {filename} has no classifier that fits ({', '.join(fresh)}): it cannot be tested"
             )
         if fresh:
             self.logger.warning(f"{filename}: {', '.join(fresh)} start anew")
-        self.call_hook("after_load_checkpoint", checkpoint={"state_dict": self._bare_model().state_dict()})
+        self.call_hook("after_load_checkpoint", checkpoint={"state_dict": model.state_dict()})
         return checkpoint
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
@@ -250,8 +261,9 @@ class VertebraRunner(Runner):
 
     def _take_over_seed(self) -> None:
         """mmengine restores the saved seed; what was built before has to follow, while no worker has started."""
-        for part in (self.train_dataloader.sampler, self.train_dataloader.dataset):
-            if hasattr(part, "seed") and part.seed != self.seed:
+        loader = self.train_dataloader
+        for part in (getattr(loader.batch_sampler, "sampler", None), loader.sampler, loader.dataset):
+            if part is not None and hasattr(part, "seed") and part.seed != self.seed:
                 part.seed = self.seed
                 self.logger.warning(f"the run goes on with the seed it began with, {self.seed}")
 
@@ -270,7 +282,7 @@ class VertebraRunner(Runner):
         taken = loop._iter - loop._epoch * steps
         same = (steps, then.get("step_images")) == (len(loop.dataloader), images_a_step(loop.dataloader))
         # a file of the last step holds a whole epoch that has not been ended yet: the loop ends it without a step
-        if same and hasattr(loop.dataloader.sampler, "skip") and 0 <= taken <= steps:
+        if same and order_of(loop.dataloader) is not None and 0 <= taken <= steps:
             return
         if taken:
             self.logger.warning(

@@ -154,7 +154,10 @@ def load_target(target: str, checkpoint: str, device: torch.device) -> Classifie
     need("mmengine", extra="train")
     from vertebra.engine.config import read_config
 
-    return load_classifier(read_config(target).model.model_name, checkpoint, device=device)
+    model = read_config(target).model
+    if "model_name" not in model:
+        raise UserError(f"config {target} is of a {model.get('type')}; infer takes a classifier's so far")
+    return load_classifier(model.model_name, checkpoint, device=device)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

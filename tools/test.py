@@ -52,6 +52,7 @@ def config_for_name(name: str, checkpoint: str, data: str | None, batch_size: in
 def prepare(args: argparse.Namespace) -> Any:
     """The config of the evaluation: no training in it, and the checkpoint as what it loads."""
     from vertebra.engine import config as configs
+    from vertebra.engine.dense_config import is_dense, use_classes, use_data
 
     try:
         configs.find_config(args.target)
@@ -64,14 +65,19 @@ def prepare(args: argparse.Namespace) -> Any:
         except UserError as no_model:
             raise UserError(f"{args.target!r} is neither a config nor a model: {no_model}") from no_config
         config = config_for_name(args.target, args.checkpoint, args.data, args.batch_size or 64)
+    dense = is_dense(config)
     if args.data:
-        configs.use_data(config, args.data)
-    elif not Path(_root(config, "test")).exists() and Path(_root(config, "val")).exists():
+        (use_data if dense else configs.use_data)(config, args.data)
+    elif not dense and not Path(_root(config, "test")).exists() and Path(_root(config, "val")).exists():
         config.test_dataloader = config.val_dataloader  # a config of one's own often changes the latter alone
     configs.change(config, parse_changes(args.cfg_options))
     configs.check_model(config)
+    if dense:
+        use_classes(config)
     if args.batch_size:
         config.test_dataloader.batch_size = args.batch_size
+    if args.checkpoint == PRETRAINED and dense:
+        raise UserError(f"{args.target} is a {config.model.type}: it takes a checkpoint file, no published weights")
     if args.checkpoint == PRETRAINED:
         config.model.pretrained = True
     else:
@@ -109,6 +115,8 @@ def confusion_summary(confusion: Any, names: Sequence[str]) -> list[str]:
 def evaluate(args: argparse.Namespace, folder: str) -> tuple[dict[str, Any], list[str]]:
     """Run the evaluation, with its log in `folder`; its metrics and the lines that tell of confusions."""
     from vertebra.engine.config import build_runner, explaining
+    from vertebra.engine.dense_config import is_dense
+    from vertebra.engine.metrics import flat_metrics
 
     config = prepare(args)
     config.work_dir = folder
@@ -116,21 +124,29 @@ def evaluate(args: argparse.Namespace, folder: str) -> tuple[dict[str, Any], lis
     runner = build_runner(config)
     with explaining(lambda: False):
         found = runner.test()
+    seconds = time.perf_counter() - began
+    if is_dense(config):
+        found, lines = {**flat_metrics(found), "images": len(runner.test_dataloader.dataset)}, []
+        name = config.model.backbone.get("model_name", config.model.backbone.type)
+        return _report(found, seconds, f"{config.model.type} on {name}", args), lines
     if not found["images"]:
         raise UserError(f"none of the {found['unreadable']} images of the test data can be read")
-    seconds = time.perf_counter() - began
     names = runner.test_dataloader.dataset.metainfo["classes"]
     confusion = runner.test_loop.evaluator.metrics[0].confusion
     lines = confusion_summary(confusion, names) if confusion is not None and len(names) == len(confusion) else []
-    metrics = {
+    return _report(found, seconds, config.model.model_name, args), lines
+
+
+def _report(found: dict[str, Any], seconds: float, model: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What the metrics file holds."""
+    return {
         **found,
         "seconds": round(seconds, 3),
-        "model": config.model.model_name,
+        "model": model,
         "config": args.target,
         "checkpoint": args.checkpoint,
         "versions": versions(),
     }
-    return metrics, lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         metrics, lines = evaluate(args, folder)
     for key, value in metrics.items():
-        print(f"  {key:<10}  {f'{value:.2%}' if key in ('top1', 'top5') else value}")
+        share = isinstance(value, float) and key != "seconds"
+        print(f"  {key:<10}  {f'{value:.2%}' if share else value}")
     print("\n".join(f"  {line}" for line in lines))
     if args.out:
         out = Path(args.out)

@@ -77,21 +77,39 @@ def choose_device(name: str | None) -> str:
 def prepare(args: argparse.Namespace, device: str) -> Any:
     """The config that the command line asks for, checked as far as can be without building anything."""
     from vertebra.engine import config as configs
+    from vertebra.engine.dense_config import is_dense, use_backbone, use_classes, use_data
 
     config = configs.read_config(args.config)
     missing = [key for key in ("train_dataloader", "train_cfg", "optim_wrapper") if not config.get(key)]
     if missing:
         raise UserError(f"{args.config} cannot be trained: it has no {', '.join(missing)}")
-    if args.backbone:
+    dense = is_dense(config)
+    if args.backbone and dense:
+        use_backbone(config, args.backbone)
+    elif args.backbone:
         config.model.model_name = args.backbone
     if args.data:
-        configs.use_data(config, args.data)
+        (use_data if dense else configs.use_data)(config, args.data)
     if args.seed is not None:
         config.randomness = dict(config.get("randomness") or {}, seed=args.seed)
     configs.change(config, parse_changes(args.cfg_options))
+    names = use_classes(config) if dense else None
+    if names:
+        shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+        print(f"{len(names)} classes as the data names them: {shown}", file=sys.stderr)
     if args.amp:
         dtype = {"bf16": "bfloat16", "fp16": "float16"}[args.amp]
         config.optim_wrapper.update(type="AnyDeviceAmpOptimWrapper", dtype=dtype, device=device)
+    elif device != "cuda" and config.optim_wrapper.get("type") == "AmpOptimWrapper":
+        print(
+            f"mixed precision of the config is left out: it needs a CUDA GPU, and this runs on {device}",
+            file=sys.stderr,
+        )
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            config.optim_wrapper.pop(key, None)
+        config.optim_wrapper.type = "OptimWrapper"
+    if args.compile and dense:
+        raise UserError(f"--compile is for classifiers; {args.config} is a {config.model.type}")
     if args.compile:
         config.model.compiled = True
     if args.loggers is not None:
@@ -182,12 +200,11 @@ def train(config: Any) -> dict[str, Any]:
     files = {"checkpoint": folder / "last_checkpoint", "curves": folder / "curve.png"}
     with contextlib.suppress(UserError):  # a run may be too short to have logged a step
         draw([read_run(folder)], files["curves"])
-    evaluated = getattr(runner.val_loop.evaluator.metrics[0], "last", {}) if runner._val_loop is not None else {}
     return {
         "model": getattr(model, "model_name", type(model).__name__),
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
         "trained": f"{runner.epoch} epochs, {runner.iter} steps",
-        **{key: f"{value:.2%}" for key, value in evaluated.items() if isinstance(value, float)},
+        **progress.shown(),
         "time": f"{time.perf_counter() - began:.0f} s",
         **{key: str(path) if key == "curves" else path.read_text() for key, path in files.items() if path.exists()},
     }

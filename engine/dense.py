@@ -1,0 +1,91 @@
+"""Detectors and segmenters of mmdet and mmseg: what they are built of, and checkpoints of any layout for them.
+
+A whole file of the authors loads as it is: the backbone's keys go through its family's filter (`TimmPyramid`), neck and
+heads keep the names they had in mmdet 2 and mmseg 0, but for those of `_RENAMED`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..backbones._checkpoint import find_weights, some
+from ..backbones._errors import UserError
+
+_RENAMED = (  # of mmdet 2 -> of mmdet 3
+    (r"^bbox_head\.transformer\.(encoder|decoder)\.", r"\1."),
+    (r"^bbox_head\.transformer\.level_embeds$", "level_embed"),
+    (r"^bbox_head\.transformer\.enc_output\.", "memory_trans_fc."),
+    (r"^bbox_head\.transformer\.enc_output_norm\.", "memory_trans_norm."),
+    (r"^bbox_head\.query_embedding\.", "query_embedding."),
+)
+
+
+def is_dense(model: nn.Module) -> bool:
+    """Whether a model is a detector or segmenter, and no classifier of ours."""
+    return not hasattr(model, "describe")
+
+
+def describe_dense(model: nn.Module, labels: list[str]) -> dict[str, Any]:
+    """What a checkpoint says of a detector or segmenter: its kind, its backbone, and the names of its classes."""
+    backbone = getattr(model, "backbone", None)
+    return {
+        "model_name": getattr(backbone, "model_name", type(backbone).__name__),
+        "kind": type(model).__name__,
+        "num_classes": len(labels),
+        "labels": labels,
+    }
+
+
+def load_dense(model: nn.Module, checkpoint: Mapping[str, Any], source: str, training: bool) -> list[str]:
+    """Load weights of ours, or of the authors, into a detector or segmenter.
+
+    Args:
+        model: the detector, whose `backbone` is a `TimmPyramid` or any other.
+        checkpoint: as `read_checkpoint` returns it.
+        source: the file's name, for messages.
+        training: whether heads may start anew, where the file has others or none.
+
+    Returns:
+        Sentences to tell: what starts anew, and what of the file is not used.
+
+    Raises:
+        UserError: nothing of the file fits; or, not in training, part of the model is not in it.
+    """
+    own = model.state_dict()
+    weights = {rename(key): value for key, value in find_weights(checkpoint).items()}
+    reshaped = [key for key, value in weights.items() if key in own and own[key].shape != value.shape]
+    fits = {key: value for key, value in weights.items() if key not in reshaped}
+    missing, unused = model.load_state_dict(fits, strict=False)
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if len(missing) >= len(own) or not fits:
+        raise UserError(f"checkpoint {source} has nothing of a {type(model).__name__}; it has {some(list(weights))}")
+    if missing and not training:
+        said = ", ".join(_shape(key, weights, own) for key in missing[:3])
+        rest = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(f"checkpoint {source} does not fit this {type(model).__name__}: it lacks {said}{rest}")
+    sentences = []
+    if missing:
+        sentences.append(f"{source}: {some(parts(missing))} start anew ({len(missing)} of {len(own)} tensors)")
+    if unused:
+        sentences.append(f"{source}: {some(unused)} in it {'are' if len(unused) > 1 else 'is'} not used")
+    return sentences
+
+
+def rename(key: str) -> str:
+    """A key of neck or heads under the name that it has today."""
+    for old, new in _RENAMED:
+        key = re.sub(old, new, key)
+    return key
+
+
+def parts(keys: list[str]) -> list[str]:
+    """The modules that parameters belong to, each once."""
+    return list(dict.fromkeys(key.rpartition(".")[0] for key in keys))
+
+
+def _shape(key: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    if key not in weights:
+        return key
+    return f"{key} as {tuple(own[key].shape)} (it has {tuple(weights[key].shape)})"

@@ -1,0 +1,91 @@
+"""Any data set of mmdet or mmseg in an order that can be continued in its middle.
+
+mmengine builds data set, sampler and batch sampler as the config says. Added here: a sample draws its augmentation from
+(seed, epoch, index), whichever worker it meets, and batches that were taken before are left out without being read.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from .data import start_worker
+from .seeding import drawn_from
+
+
+class SeededSamples(Dataset):
+    """A data set whose samples are asked for by (epoch, index); all else is the data set's own."""
+
+    def __init__(self, samples: Any, seed: int) -> None:
+        self.samples, self.seed = samples, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
+        with drawn_from(self.seed, epoch, index):
+            return self.samples[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "samples":  # asked for by pickle, before there is one
+            raise AttributeError(name)
+        return getattr(self.samples, name)
+
+
+class ContinuedBatches(Sampler):
+    """Batches of (epoch, index), as another sampler deals indices, without the first `skip` of them.
+
+    Where that one never ends, the number of a batch stands for the epoch, so that no two augmentations are alike.
+    """
+
+    def __init__(self, batches: BatchSampler) -> None:
+        self.batches, self.epoch, self.skip = batches, 0, 0
+
+    @property
+    def sampler(self) -> Sampler:
+        """What deals single indices; mmengine's hooks look for it here."""
+        return self.batches.sampler
+
+    @property
+    def endless(self) -> bool:
+        """Whether the indices go on for ever."""
+        return "Infinite" in type(self.sampler).__name__
+
+    def set_epoch(self, epoch: int, skip_batches: int = 0) -> None:
+        """Start `epoch`, leaving out the batches of it that have been taken already."""
+        self.epoch, self.skip = epoch, skip_batches
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for number, batch in enumerate(self.batches):
+            if number >= self.skip:
+                epoch = number if self.endless else self.epoch
+                yield [(epoch, index) for index in batch]
+
+
+def continued(loader: DataLoader, seed: int) -> DataLoader:
+    """The same loader, with samples that are seeded one by one and an order that can be continued."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else loader.num_workers
+    workers = min(loader.num_workers, cores)
+    several: dict[str, Any] = {"prefetch_factor": loader.prefetch_factor, "persistent_workers": True} if workers else {}
+    return DataLoader(
+        SeededSamples(loader.dataset, seed),
+        batch_sampler=ContinuedBatches(loader.batch_sampler),
+        num_workers=workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout if workers else 0,
+        worker_init_fn=start_worker,
+        **several,
+    )
+
+
+def order_of(loader: DataLoader) -> Any:
+    """What deals the loader's samples and can leave some out: has `skip` and `set_epoch`; None where nothing can."""
+    return next((order for order in (loader.batch_sampler, loader.sampler) if hasattr(order, "skip")), None)

@@ -1,0 +1,68 @@
+"""An order of samples that is continued in its middle, with augmentation that hangs on nothing but the place in it."""
+
+import random
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from torch.utils.data import DataLoader
+from vertebra.engine.order import continued, order_of
+
+
+class Numbers:
+    """A data set whose samples are their index and what was drawn for them."""
+
+    metainfo: ClassVar = {"classes": ("one",)}
+
+    def __len__(self) -> int:
+        return 11
+
+    def __getitem__(self, index: int) -> tuple[int, float, float]:
+        return index, random.random(), float(np.random.rand())
+
+
+def dealt(epoch: int, skip: int = 0, workers: int = 0, seed: int = 3, count: int | None = None, **kinds: Any) -> list:
+    """The batches of an epoch, or `count` of them."""
+    kind = kinds.get("kind", DefaultSampler)
+    numbers = Numbers()
+    plain = DataLoader(
+        numbers, batch_size=2, sampler=kind(numbers, shuffle=True, seed=seed), num_workers=workers, collate_fn=list
+    )
+    loader = continued(plain, seed)
+    order_of(loader).set_epoch(epoch, skip)
+    batches = iter(loader)
+    return list(batches) if count is None else [next(batches) for _ in range(count)]
+
+
+def test_an_epoch_is_continued_as_it_would_have_gone_on() -> None:
+    whole = dealt(epoch=1)
+    assert len(whole) == 6
+    assert dealt(epoch=1, skip=4) == whole[4:]
+    assert dealt(epoch=1, skip=6) == []
+
+
+def test_workers_change_nothing() -> None:
+    assert dealt(epoch=1, skip=1, workers=2) == dealt(epoch=1, skip=1)
+
+
+@pytest.mark.parametrize("other", [{"epoch": 2}, {"epoch": 1, "seed": 4}])
+def test_another_epoch_or_seed_is_another_order_and_other_draws(other: dict[str, int]) -> None:
+    one, two = ({index: drawn for batch in dealt(**how) for index, *drawn in batch} for how in ({"epoch": 1}, other))
+    assert one.keys() == two.keys()
+    assert all(one[index] != two[index] for index in one)
+
+
+def test_an_order_without_end_is_continued_too_and_never_draws_the_same_twice() -> None:
+    long = dealt(epoch=0, count=20, kind=InfiniteSampler)
+    assert dealt(epoch=0, skip=15, count=5, kind=InfiniteSampler) == long[15:]
+    drawn = [tuple(draws) for batch in long for _, *draws in batch]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_what_is_asked_of_the_data_set_is_answered_by_it() -> None:
+    numbers = Numbers()
+    loader = continued(DataLoader(numbers, batch_size=3, sampler=DefaultSampler(numbers)), seed=0)
+    assert loader.dataset.metainfo == {"classes": ("one",)}
+    assert len(loader.dataset) == 11
+    assert len(loader) == 4
