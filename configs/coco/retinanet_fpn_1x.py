@@ -1,0 +1,11 @@
+# RetinaNet on any timm backbone, 12 epochs of COCO: --backbone NAME; ResNet-50 without it (38.0 M parameters). No
+# score published; the usual recipe with AdamW, BatchNorm of the backbone at rest.
+#   vertebra train coco/retinanet_fpn_1x
+_base_ = [
+    "../_base_/models/retinanet.py",
+    "../_base_/datasets/coco.py",
+    "../_base_/schedules/coco_1x.py",
+    "../_base_/runtime/detection.py",
+]
+model = dict(backbone=dict(norm_eval=True))
+optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0))
