@@ -21,6 +21,29 @@ default_hooks = dict(checkpoint=dict(by_epoch=False, interval=4, save_best=None)
 visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
 """
 
+SEGMENTER = """
+_base_ = "ade20k/semantic-fpn_80k"
+model = dict(
+    {backbone},
+    data_preprocessor=dict(size=(64, 64)),
+    neck=dict(in_channels=[32, 64, 160, 256], out_channels=16),
+    decode_head=dict(in_channels=[16] * 4, channels=16, norm_cfg=dict(type="BN")),
+)
+crops = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="RandomCrop", crop_size=(64, 64), cat_max_ratio=0.9),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PhotoMetricDistortion"),
+    dict(type="PackSegInputs"),
+]
+train_dataloader = dict(batch_size=2, num_workers=2, dataset=dict(pipeline=crops))
+train_cfg = dict(max_iters=12, val_interval=6)
+default_hooks = dict(checkpoint=dict(interval=4), logger=dict(interval=1))
+custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.1, update_buffers=True)]
+visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
+"""
+
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,11 +53,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def detector(tmp_path: Path) -> Path:
-    """Two epochs of six steps, with a checkpoint in the middle of each."""
-    file = tmp_path / "detector.py"
-    file.write_text(DETECTOR.replace("{backbone}", BACKBONE))
+@pytest.fixture(params=[DETECTOR, SEGMENTER], ids=["epochs of a detector", "steps of a segmenter"])
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Twelve steps, with a checkpoint every four: in the middle of the detector's epochs of six."""
+    file = tmp_path / "dense.py"
+    file.write_text(request.param.replace("{backbone}", BACKBONE))
     return file
 
 
@@ -48,10 +71,10 @@ def state(file: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_a_detector_that_was_killed_and_stopped_ends_as_the_undisturbed_run(
-    start: Callable, run: Callable, detector: Path, scenes: Path, tmp_path: Path
+def test_what_was_killed_and_stopped_ends_as_the_undisturbed_run(
+    start: Callable, run: Callable, config: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    words = ["train", detector, "--data", scenes]
+    words = ["train", config, "--data", scenes]
     alone = run(*words, "--work-dir", "alone")
     assert alone.code == 0, alone.said
     killed = start(*words, "--work-dir", "killed", slow_disk=0.2)

@@ -1,5 +1,5 @@
 # 160 000 iterations of ADE20K as Mask2Former is trained: AdamW at 1e-4, a tenth of it in the backbone, clipped at 0.01.
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=160_000, val_interval=16_000)
+train_cfg = dict(type="ResumableIterLoop", max_iters=160_000, val_interval=16_000)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(

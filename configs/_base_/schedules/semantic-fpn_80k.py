@@ -1,5 +1,5 @@
 # 80 000 iterations of ADE20K with AdamW at 1e-4 for a total batch of 16, falling as (1 - t) ** 0.9.
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=80_000, val_interval=8000)
+train_cfg = dict(type="ResumableIterLoop", max_iters=80_000, val_interval=8000)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-4, weight_decay=1e-4))

@@ -1,5 +1,5 @@
 # 160 000 iterations of ADE20K with AdamW at 6e-5 for a total batch of 16: a straight line to 0, and one up before it.
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=160_000, val_interval=16_000)
+train_cfg = dict(type="ResumableIterLoop", max_iters=160_000, val_interval=16_000)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01))
