@@ -178,32 +178,45 @@ def use_classes(config: Config) -> list[str] | None:
         UserError: the annotation file is no COCO file, or `classes.txt` holds no names.
     """
     names = _names_in_data(config)
-    if names is None or names == _names_of_config(config):
+    if names is None or names == names_of_config(config):
         return None
     for part in _PARTS:
         for entry in walk(config.get(f"{part}_dataloader")):
             if "data_root" in entry and "pipeline" in entry:
-                entry["metainfo"] = {"classes": tuple(names), **_palette(config, len(names))}
-    for entry in walk(config.model):
-        if "num_classes" in entry:
-            entry["num_classes"] = len(names)
-        if "num_things_classes" in entry:
-            entry["num_things_classes"], entry["num_stuff_classes"] = 0, len(names)
-        if entry.get("type") == "CrossEntropyLoss" and isinstance(entry.get("class_weight"), list):
-            entry["class_weight"] = [1.0] * len(names) + [entry["class_weight"][-1]]
+                _name_classes(config, entry, names)
+    set_class_count(config.model, len(names))
     return names
 
 
-def _palette(config: Mapping[str, Any], count: int) -> dict[str, Any]:
+def set_class_count(model: Any, count: int) -> None:
+    """Give every head of a config's model this number of classes."""
+    for entry in walk(model):
+        if "num_classes" in entry:
+            entry["num_classes"] = count
+        if "num_things_classes" in entry:
+            entry["num_things_classes"], entry["num_stuff_classes"] = 0, count
+        if entry.get("type") == "CrossEntropyLoss" and isinstance(entry.get("class_weight"), list):
+            entry["class_weight"] = [1.0] * count + [entry["class_weight"][-1]]  # the last is of no class
+
+
+def _name_classes(config: Mapping[str, Any], dataset: Any, names: list[str]) -> None:
+    dataset["metainfo"] = {"classes": tuple(names)}
     if config.get("default_scope") != "mmseg":
-        return {}
+        return
+    dataset["metainfo"]["palette"] = colours(len(names))
+    # mmseg's data sets take no names beside their own; this one has none, and the defaults are those of ADE20K
+    usual = {"img_suffix": ".jpg", "seg_map_suffix": ".png", "reduce_zero_label": True}
+    dataset.update({**usual, **dataset, "type": "BaseSegDataset"})
+
+
+def colours(count: int) -> list[list[int]]:
+    """So many colours of different hues, red, green and blue from 0 to 255."""
     steps = torch.linspace(0, 1, count + 1)[:count]
     turned = torch.stack([(steps + shift) % 1 for shift in (0.0, 1 / 3, 2 / 3)], 1)
-    colours = (turned * 6 - 3).abs().sub(1).clamp(0, 1).mul(200).add(55).round().int()
-    return {"palette": colours.tolist()}
+    return (turned * 6 - 3).abs().sub(1).clamp(0, 1).mul(200).add(55).round().int().tolist()
 
 
-def _names_of_config(config: Mapping[str, Any]) -> list[str] | None:
+def names_of_config(config: Mapping[str, Any]) -> list[str] | None:
     """What the training data set would call its classes."""
     for entry in walk(config.get("train_dataloader") or config.get("test_dataloader")):
         if "data_root" in entry and "pipeline" in entry:

@@ -28,6 +28,7 @@ from .order import continued, order_of
 from .record import check_same_run, describe_run, images_a_step
 
 _OWN_DATA = "TimmDataset"
+_OF_WORKERS = ("persistent_workers", "prefetch_factor")  # which a loader without any refuses
 _PLACE = ("last_step", "_global_step", "_last_value")  # of a schedule; the rest of its state are its lengths
 
 
@@ -77,6 +78,8 @@ class VertebraRunner(Runner):
         if isinstance(dataloader, DataLoader):
             return dataloader
         if dataloader["dataset"].get("type") != _OWN_DATA:
+            if not dataloader.get("num_workers"):
+                dataloader = {key: value for key, value in dataloader.items() if key not in _OF_WORKERS}
             loader = Runner.build_dataloader(dataloader, self.seed if seed is None else seed, diff_rank_seed)
             loader.worker_init_fn = start_worker
             return loader if getattr(loader.dataset, "test_mode", False) else continued(loader, self.seed or 0)

@@ -1,25 +1,27 @@
 """Predict images or folders of images: labelled pictures and results.json."""
 
 import argparse
-import contextlib
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from timm.data import get_img_extensions
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
 from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier
 from vertebra.tools._common import make_parser, need, pick_device, run_tool
+from vertebra.tools._pictures import enlarged, find_font
+
+if TYPE_CHECKING:
+    from vertebra.tools._dense import Dense
 
 _CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".bin", ".ckpt")
 _TOP, _BATCH = 5, 16
@@ -38,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a checkpoint first, then what to predict",
     )
     add("--out", required=True, metavar="DIR", help="where pictures and results.json go")
+    add("--score-thr", type=float, default=0.3, metavar="S", help="least score of a box (default: 0.3)")
     return parser
 
 
@@ -94,22 +97,9 @@ def classify(classifier: Classifier, images: Sequence[Image.Image]) -> list[list
     ]
 
 
-def find_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which knows most scripts, from the system or from matplotlib; Pillow's own where there is none."""
-    matplotlib = importlib.util.find_spec("matplotlib")
-    places = ["DejaVuSans.ttf"]
-    if matplotlib is not None and matplotlib.origin:
-        places.append(str(Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"))
-    for place in places:
-        with contextlib.suppress(OSError):
-            return ImageFont.truetype(place, size)
-    return ImageFont.load_default(size)
-
-
 def draw(image: Image.Image, classes: Sequence[dict[str, Any]], least_width: int = 256) -> Image.Image:
     """The image, enlarged if it is tiny, above a strip with its best classes and their scores as bars."""
-    scale = max(1, -(-least_width // image.width))
-    picture = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST if scale > 1 else None)
+    picture, _ = enlarged(image, least_width)
     size = max(12, picture.width // 22)
     font, row = find_font(size), round(size * 1.5)
     shown = classes[:3]
@@ -147,39 +137,80 @@ def refuse_overwriting(names: Mapping[Path, str], out: Path) -> None:
         )
 
 
-def load_target(target: str, checkpoint: str, device: torch.device) -> Classifier:
-    """The classifier of a name, or of a config, which needs mmengine to be read."""
+def load_target(target: str, checkpoint: str, device: torch.device) -> "Classifier | Dense":
+    """The model of a name, or of a config, which needs mmengine to be read."""
     if "/" not in target and not target.endswith(".py"):
         return load_classifier(target, checkpoint, device=device)
     need("mmengine", extra="train")
     from vertebra.engine.config import read_config
+    from vertebra.engine.dense_config import is_dense
 
-    model = read_config(target).model
-    if "model_name" not in model:
-        raise UserError(f"config {target} is of a {model.get('type')}; infer takes a classifier's so far")
-    return load_classifier(model.model_name, checkpoint, device=device)
+    config = read_config(target)
+    if not is_dense(config):
+        return load_classifier(config.model.model_name, checkpoint, device=device)
+    need("mmcv", extra="mm")
+    from vertebra.tools._dense import load_dense_target
+
+    return load_dense_target(config, checkpoint, device)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     args = build_parser().parse_args(argv)
+    if not 0 <= args.score_thr <= 1:
+        raise UserError(f"--score-thr is {args.score_thr}; a share from 0 to 1 is accepted")
     checkpoint, inputs = split_inputs(args.inputs)
     names = picture_names(find_images(inputs))
     paths, out = list(names), Path(args.out)
     refuse_overwriting(names, out)
-    classifier = load_target(args.target, checkpoint, pick_device(args.device))
-    results, waiting = [], read_images(paths)
-    while batch := list(islice(waiting, _BATCH)):
-        for (path, image), classes in zip(batch, classify(classifier, [image for _, image in batch]), strict=True):
-            (out / names[path]).parent.mkdir(parents=True, exist_ok=True)
-            draw(image, classes).save(out / names[path])
-            results.append({"image": str(path), "size": [image.height, image.width], "classes": classes})
+    model = load_target(args.target, checkpoint, pick_device(args.device))
+    images = read_images(paths)
+    if isinstance(model, Classifier):
+        results = list(write_classes(model, images, names, out))
+    else:
+        results = list(write_dense(model, images, names, out, args.score_thr))
     if not results:
         raise UserError(f"none of the {len(paths)} files given can be read as an image")
     write_whole(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
     skipped = f", {len(paths) - len(results)} skipped" if len(results) < len(paths) else ""
     print(f"{len(results)} images predicted{skipped}: pictures and results.json are in {out}")
     return 0
+
+
+Images = Iterator[tuple[Path, Image.Image]]
+
+
+def write_classes(classifier: Classifier, images: Images, names: Mapping[Path, str], out: Path) -> Iterator[dict]:
+    """Draw each image's best classes; what results.json says of each."""
+    while batch := list(islice(images, _BATCH)):
+        for (path, image), classes in zip(batch, classify(classifier, [image for _, image in batch]), strict=True):
+            save(draw(image, classes), out / names[path])
+            yield {"image": str(path), "size": [image.height, image.width], "classes": classes}
+
+
+def write_dense(model: "Dense", images: Images, names: Mapping[Path, str], out: Path, least: float) -> Iterator[dict]:
+    """Draw what was found in each image, a segmenter's classes into a second file too; what results.json says of it."""
+    from vertebra.tools._dense import boxes_of, draw_boxes, draw_segments, shares_of
+
+    for path, image in images:
+        sample = model.predict(image)
+        result: dict[str, Any] = {"image": str(path), "size": [image.height, image.width]}
+        if model.segments:
+            classes = sample.pred_sem_seg.data[0].cpu()
+            file = Path(names[path]).with_suffix(".classes.png")
+            save(draw_segments(model, image, classes), out / names[path])
+            save(Image.fromarray(classes.to(torch.uint8).numpy()), out / file)
+            result |= {"segmentation": str(file), "labels": shares_of(model, classes)}
+        else:
+            result["boxes"] = boxes_of(model, sample, least)
+            save(draw_boxes(image, result["boxes"], len(model.labels)), out / names[path])
+        yield result
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a picture; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
 
 
 if __name__ == "__main__":

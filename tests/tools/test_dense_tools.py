@@ -1,0 +1,134 @@
+"""Detectors and segmenters from training to pictures, on a few scenes of digits."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tool_processes import Started, start_tool
+from vertebra.tools import make_dataset
+
+pytest.importorskip("mmdet")
+
+SMALL = "backbone=dict(model_name='van_b0', pretrained=False, depths=(1, 1, 1, 1))"
+CONFIGS = {
+    "boxes": """
+_base_ = "demo/retinanet_digits"
+model = dict({small})
+train_dataloader = dict(batch_size=2, num_workers=0)
+val_dataloader = dict(num_workers=0)
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1, save_best=None))
+visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
+""",
+    "segments": """
+_base_ = "ade20k/semantic-fpn_80k"
+model = dict(
+    {small},
+    data_preprocessor=dict(size=(64, 64), test_cfg=dict(size_divisor=32)),
+    neck=dict(in_channels=[32, 64, 160, 256], out_channels=16),
+    decode_head=dict(in_channels=[16] * 4, channels=16, norm_cfg=dict(type="BN")),
+)
+crops = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="RandomCrop", crop_size=(64, 64)),
+    dict(type="PackSegInputs"),
+]
+whole = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="PackSegInputs"),
+]
+train_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(pipeline=crops))
+val_dataloader = dict(num_workers=0, dataset=dict(pipeline=whole))
+test_dataloader = val_dataloader
+train_cfg = dict(max_iters=2, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2))
+visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
+""",
+}
+NAMES = ["canvas", *"0123456789"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight scenes to train on and two for validation, with names for the masks, and the configs beside them."""
+    path = tmp_path_factory.mktemp("dense")
+    assert make_dataset.main(["digits", str(path / "digits"), "--scenes", "8"]) == 0
+    (path / "digits/ade20k/classes.txt").write_text("\n".join(NAMES))
+    for kind, text in CONFIGS.items():
+        (path / f"{kind}.py").write_text(text.replace("{small}", SMALL))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tool(folder: Path) -> Callable[..., Started]:
+    """`tool("train", ...)` runs a tool in that folder to its end."""
+    count = iter(range(100))
+
+    def run(name: str, *words: object) -> Started:
+        return start_tool(folder, name, [str(word) for word in words], folder / f"said_{next(count)}.txt").wait()
+
+    return run
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def trained(request: pytest.FixtureRequest, folder: Path, tool: Callable[..., Started]) -> tuple[str, Path]:
+    """A kind of model, and the checkpoint of a run that has barely begun."""
+    kind = request.param
+    done = tool("train", f"{kind}.py", "--data", "digits", "--work-dir", f"wd_{kind}")
+    assert done.code == 0, done.said
+    assert ("11 classes as the data names them" in done.said) == (kind == "segments")
+    return kind, Path((folder / f"wd_{kind}/last_checkpoint").read_text())
+
+
+def test_metrics_are_fractions_under_our_names(
+    trained: tuple[str, Path], folder: Path, tool: Callable[..., Started]
+) -> None:
+    kind, checkpoint = trained
+    done = tool("test", f"{kind}.py", checkpoint, "--data", "digits", "--out", f"{kind}.json")
+    assert done.code == 0, done.said
+    metrics = json.loads((folder / f"{kind}.json").read_text())
+    names = {"segments": {"mIoU", "mAcc", "aAcc"}, "boxes": set()}[kind]  # so few steps find no box
+    assert names <= metrics.keys()
+    assert all(0 <= metrics[name] <= 1 for name in names)
+    assert metrics["images"] == 2
+    assert metrics["checkpoint"] == str(checkpoint)
+
+
+def test_predictions_are_drawn_and_listed(
+    trained: tuple[str, Path], folder: Path, tool: Callable[..., Started]
+) -> None:
+    kind, checkpoint = trained
+    images = folder / "digits/coco/val2017"
+    done = tool("infer", f"{kind}.py", checkpoint, images, "--out", f"out_{kind}", "--score-thr", 0)
+    assert done.code == 0, done.said
+    results = json.loads((folder / f"out_{kind}/results.json").read_text())
+    assert [entry["size"] for entry in results] == [[128, 128]] * 2
+    for entry in results:
+        name = Path(entry["image"]).with_suffix(".png").name
+        assert Image.open(folder / f"out_{kind}" / name).width >= 512
+        if kind == "boxes":
+            scores = [box["score"] for box in entry["boxes"]]
+            assert scores == sorted(scores, reverse=True)
+            assert {box["label"] for box in entry["boxes"]} <= set("0123456789")
+        else:
+            assert sum(entry["labels"].values()) == pytest.approx(1, abs=1e-4)
+            assert entry["labels"].keys() <= set(NAMES)
+            classes = np.asarray(Image.open(folder / f"out_{kind}" / entry["segmentation"]))
+            assert classes.shape == (128, 128)
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_a_sentence(
+    trained: tuple[str, Path], tool: Callable[..., Started]
+) -> None:
+    kind, checkpoint = trained
+    other = "coco/retinanet_fpn_1x" if kind == "segments" else "ade20k/semantic-fpn_80k"
+    done = tool("infer", other, checkpoint, "digits/coco/val2017", "--out", "never")
+    assert done.code == 2
+    assert done.said.count("error: ") == 1
+    assert "does not fit" in done.said or "has nothing of" in done.said

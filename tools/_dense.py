@@ -1,0 +1,166 @@
+"""A detector or segmenter from a config and a checkpoint: what it finds in an image, and a picture of that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torchvision.utils import draw_segmentation_masks
+from vertebra.backbones._checkpoint import read_checkpoint
+from vertebra.backbones._errors import UserError
+from vertebra.tools._pictures import enlarged, find_font
+
+_SHARE = 0.005
+"""Classes that cover less of an image are not in the legend."""
+
+
+@dataclass
+class Dense:
+    """A built detector or segmenter in eval mode, the names of its classes, and what prepares an image for it."""
+
+    model: Any
+    labels: list[str]
+    prepare: Any
+    segments: bool
+
+    @torch.inference_mode()
+    def predict(self, image: Image.Image) -> Any:
+        """mmdet's or mmseg's data sample with what was found, in the coordinates of the image."""
+        prepared = self.prepare({"img": np.ascontiguousarray(np.asarray(image)[:, :, ::-1]), "img_id": 0})
+        batch = {"inputs": [prepared["inputs"]], "data_samples": [prepared["data_samples"]]}
+        return self.model.test_step(batch)[0]
+
+    def label(self, index: int) -> str:
+        """The class's name, or its number where no names are known."""
+        return self.labels[index] if index < len(self.labels) else str(index)
+
+
+def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Dense:
+    """Build the model of a config, and load its weights; names of classes come from the checkpoint, else the data set.
+
+    Raises:
+        UserError: no checkpoint, or one that does not fit.
+    """
+    from mmengine.dataset import Compose
+    from mmengine.registry import MODELS, init_default_scope
+    from vertebra.engine.dense import load_dense
+    from vertebra.engine.dense_config import names_of_config, set_class_count
+
+    if not Path(checkpoint).suffix:
+        raise UserError(f"a {config.model.type} needs a checkpoint file before the images; {checkpoint!r} is none")
+    read = read_checkpoint(checkpoint)
+    meta = read.get("meta")
+    known = meta.get("vertebra") if isinstance(meta, dict) else None
+    scope = config.get("default_scope")
+    init_default_scope(scope)
+    labels = list((known or {}).get("labels") or names_of_config(config) or ())
+    if known and labels:
+        set_class_count(config.model, len(labels))
+    for part in (config.model.backbone, config.model):
+        part.pop("pretrained", None)
+    model = MODELS.build(config.model)
+    for sentence in load_dense(model, read, checkpoint, training=False):
+        print(sentence)
+    steps = [step for step in config.test_dataloader.dataset.pipeline if step["type"] != "LoadAnnotations"]
+    steps = [{**steps[0], "type": f"{scope}.LoadImageFromNDArray"}, *steps[1:]]
+    return Dense(model.to(device).eval(), labels, Compose(steps), segments=scope == "mmseg")
+
+
+# --- what is written ---
+
+
+def boxes_of(dense: Dense, sample: Any, least: float) -> list[dict[str, Any]]:
+    """Boxes of at least this score, best first: corners in pixels, label, score and COCO's encoding of a mask."""
+    found = sample.pred_instances.cpu()
+    found = found[found.scores >= least]
+    found = found[found.scores.argsort(descending=True)]
+    masks = found.masks if "masks" in found else [None] * len(found)
+    return [
+        {
+            "box": [round(side, 2) for side in box],
+            "label": dense.label(index),
+            "index": index,
+            "score": round(score, 6),
+            "mask": None if mask is None else _encoded(mask),
+        }
+        for box, index, score, mask in zip(
+            found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), masks, strict=True
+        )
+    ]
+
+
+def _encoded(mask: Tensor | np.ndarray) -> dict[str, Any]:
+    from pycocotools import mask as coco
+
+    found = coco.encode(np.asfortranarray(np.asarray(mask, dtype=np.uint8)))
+    return {"size": [int(side) for side in found["size"]], "counts": found["counts"].decode()}
+
+
+def shares_of(dense: Dense, classes: Tensor) -> dict[str, float]:
+    """The share of the image that each class covers, largest first; classes that are not there are left out."""
+    counts = torch.bincount(classes.flatten(), minlength=len(dense.labels)).double() / classes.numel()
+    order = counts.argsort(descending=True).tolist()
+    return {dense.label(i): round(counts[i].item(), 6) for i in order if counts[i] > 0}
+
+
+# --- what is drawn ---
+
+
+def draw_boxes(image: Image.Image, boxes: Sequence[dict[str, Any]], count: int) -> Image.Image:
+    """The image with its boxes, names and scores, and masks where there are any; the best on top."""
+    from vertebra.engine.dense_config import colours
+
+    palette = [tuple(colour) for colour in colours(max(count, 1))]
+    picture, scale = enlarged(image, 512)
+    for entry in reversed(boxes):
+        if entry["mask"] is not None:
+            picture = _with_mask(picture, entry["mask"], palette[entry["index"] % len(palette)])
+    pen = ImageDraw.Draw(picture)
+    size = max(12, picture.width // 40)
+    font, width = find_font(size), max(2, picture.width // 250)
+    for entry in reversed(boxes):
+        colour = palette[entry["index"] % len(palette)]
+        left, top, right, bottom = (round(side * scale) for side in entry["box"])
+        pen.rectangle((left, top, right, bottom), outline=colour, width=width)
+        text = f"{entry['label']} {entry['score']:.0%}"
+        at = (left, top - size - 4 if top > size + 4 else top)
+        pen.rectangle(pen.textbbox(at, f" {text} ", font=font), fill=colour)
+        pen.text(at, f" {text} ", fill="white" if sum(colour) < 384 else "black", font=font)
+    return picture
+
+
+def _with_mask(picture: Image.Image, mask: dict[str, Any], colour: tuple[int, ...]) -> Image.Image:
+    from pycocotools import mask as coco
+
+    inside = Image.fromarray(255 * coco.decode(mask)).resize(picture.size, Image.Resampling.NEAREST)
+    return Image.composite(Image.blend(picture, Image.new("RGB", picture.size, colour), 0.5), picture, inside)
+
+
+def draw_segments(dense: Dense, image: Image.Image, classes: Tensor) -> Image.Image:
+    """The image under the colours of its classes, above a legend of those that cover some of it."""
+    from vertebra.engine.dense_config import colours
+
+    palette = [tuple(colour) for colour in colours(max(len(dense.labels), int(classes.max()) + 1))]
+    present = [i for i in range(len(palette)) if (classes == i).double().mean() >= _SHARE]
+    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    masks = torch.stack([classes == i for i in present])
+    drawn = draw_segmentation_masks(pixels, masks, alpha=0.55, colors=[palette[i] for i in present])
+    picture, _ = enlarged(Image.fromarray(drawn.permute(1, 2, 0).numpy()), 512)
+    size = max(12, picture.width // 32)
+    font, row = find_font(size), round(size * 1.6)
+    columns = max(1, picture.width // (size * 11))
+    rows = -(-len(present) // columns)
+    sheet = Image.new("RGB", (picture.width, picture.height + rows * row + 8), "white")
+    sheet.paste(picture)
+    pen = ImageDraw.Draw(sheet)
+    for place, i in enumerate(present):
+        left = place % columns * (picture.width // columns) + 6
+        top = picture.height + 4 + place // columns * row
+        pen.rectangle((left, top + 3, left + size, top + 3 + size), fill=palette[i])
+        share = (classes == i).double().mean().item()
+        pen.text((left + size + 6, top + 1), f"{dense.label(i)} {share:.0%}", fill="black", font=font)
+    return sheet
