@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..backbones._checkpoint import find_weights, some
 from ..backbones._errors import UserError
 
+_COUNTER = "num_batches_tracked"  # which old files lack
 _RENAMED = (  # of mmdet 2 -> of mmdet 3
     (r"^bbox_head\.transformer\.(encoder|decoder)\.", r"\1."),
     (r"^bbox_head\.transformer\.level_embeds$", "level_embed"),
@@ -58,8 +59,8 @@ def load_dense(model: nn.Module, checkpoint: Mapping[str, Any], source: str, tra
     reshaped = [key for key, value in weights.items() if key in own and own[key].shape != value.shape]
     fits = {key: value for key, value in weights.items() if key not in reshaped}
     missing, unused = model.load_state_dict(fits, strict=False)
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if len(missing) >= len(own) or not fits:
+    missing = [key for key in missing if not key.endswith(_COUNTER)]
+    if len(missing) >= sum(not key.endswith(_COUNTER) for key in own):
         raise UserError(f"checkpoint {source} has nothing of a {type(model).__name__}; it has {some(list(weights))}")
     if missing and not training:
         said = ", ".join(_shape(key, weights, own) for key in missing[:3])

@@ -180,10 +180,8 @@ def use_classes(config: Config) -> list[str] | None:
     names = _names_in_data(config)
     if names is None or names == names_of_config(config):
         return None
-    for part in _PARTS:
-        for entry in walk(config.get(f"{part}_dataloader")):
-            if "data_root" in entry and "pipeline" in entry:
-                _name_classes(config, entry, names)
+    for entry in _data_sets(config):
+        _name_classes(config, entry, names)
     set_class_count(config.model, len(names))
     return names
 
@@ -204,6 +202,8 @@ def _name_classes(config: Mapping[str, Any], dataset: Any, names: list[str]) -> 
     if config.get("default_scope") != "mmseg":
         return
     dataset["metainfo"]["palette"] = colours(len(names))
+    if dataset["type"] not in ("ADE20KDataset", "BaseSegDataset"):
+        raise UserError(f"{CLASSES_FILE} gives names to masks laid out as ADE20K's; {dataset['type']} has its own")
     # mmseg's data sets take no names beside their own; this one has none, and the defaults are those of ADE20K
     usual = {"img_suffix": ".jpg", "seg_map_suffix": ".png", "reduce_zero_label": True}
     dataset.update({**usual, **dataset, "type": "BaseSegDataset"})
@@ -218,13 +218,20 @@ def colours(count: int) -> list[list[int]]:
 
 def names_of_config(config: Mapping[str, Any]) -> list[str] | None:
     """What the training data set would call its classes."""
-    for entry in walk(config.get("train_dataloader") or config.get("test_dataloader")):
-        if "data_root" in entry and "pipeline" in entry:
-            given = (entry.get("metainfo") or {}).get("classes")
-            if given is None:
-                given = getattr(_dataset_class(config, entry["type"]), "METAINFO", {}).get("classes")
-            return list(given) if given else None
+    for entry in _data_sets(config):
+        given = (entry.get("metainfo") or {}).get("classes")
+        if given is None:
+            given = getattr(_dataset_class(config, entry["type"]), "METAINFO", {}).get("classes")
+        return list(given) if given else None
     return None
+
+
+def _data_sets(config: Mapping[str, Any]) -> Iterator[Any]:
+    """The data sets themselves, inside of whatever repeats or joins them: training first."""
+    for part in _PARTS:
+        for entry in walk(config.get(f"{part}_dataloader")):
+            if "data_root" in entry and "type" in entry:
+                yield entry
 
 
 def _dataset_class(config: Mapping[str, Any], kind: Any) -> Any:
@@ -246,20 +253,23 @@ def _names_in_data(config: Mapping[str, Any]) -> list[str] | None:
         if not names:
             raise UserError(f"{file} holds no names: it takes one class a line, in the order of the masks' numbers")
         return names
-    for part in _PARTS:
-        for entry in walk(config.get(f"{part}_dataloader")):
-            if isinstance(entry.get("ann_file"), str) and "data_root" in entry:
-                file = root / entry["ann_file"]
-                return _coco_names(file) if file.is_file() else None
-    return None
+    found: dict[Path, list[str]] = {}
+    for entry in _data_sets(config):
+        file = Path(entry["data_root"]) / str(entry.get("ann_file", ""))
+        if "Coco" in str(entry["type"]) and file.suffix == ".json" and file.is_file() and file not in found:
+            found[file] = _coco_names(file)
+    for file, names in found.items():
+        first, expected = next(iter(found.items()))
+        if names != expected:
+            raise UserError(f"{file} lists other categories, or the same in another order, than {first}")
+    return next(iter(found.values()), None)
 
 
 def _coco_names(file: Path) -> list[str]:
-    """The names of a COCO file's categories, by their ids."""
+    """The names of a COCO file's categories in its own order, by which mmdet numbers them."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        categories = sorted(content["categories"], key=lambda entry: entry["id"])
-        names = [str(entry["name"]) for entry in categories]
+        names = [str(entry["name"]) for entry in content["categories"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is no COCO annotation file: {type(error).__name__}: {error}") from error
     if not names:

@@ -1,5 +1,6 @@
 """The training loops: mmengine's, continued in the middle of an epoch and ended by a signal with a checkpoint."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..backbones._errors import Interrupted, UserError
 from ..backbones._files import write_whole
+from .order import order_of
 from .stop import StopRequest
 
 _EVALUATED = "evaluated_epoch"
@@ -52,13 +54,13 @@ class _EndableLoop:
             self.runner.message_hub.update_info(_EVALUATED, 0)
         self._end_if_asked()
 
-    def _start_order(self, taken: int) -> None:
+    def _start_order(self, epoch: int, taken: int) -> None:
         orders = (self.dataloader.batch_sampler, self.dataloader.sampler, self.dataloader.dataset)
         for order in orders:
             if hasattr(order, "skip"):
-                order.set_epoch(self._epoch, taken)
+                order.set_epoch(epoch, taken)
             elif hasattr(order, "set_epoch"):
-                order.set_epoch(self._epoch)
+                order.set_epoch(epoch)
 
     def _end_if_asked(self) -> None:
         """Save and leave if a signal came, once no gradient is being accumulated."""
@@ -84,9 +86,12 @@ class _EndableLoop:
     def _remove_superseded(self) -> None:
         """Remove what an earlier signal left in the middle of an epoch, once a later moment is saved."""
         folder, name = Path(self.runner.work_dir), self.runner.message_hub.get_info(_INTERRUPTED, None)
-        saved = Path(str(self.runner.message_hub.get_info("last_ckpt", "")))
-        if is_main_process() and name and saved.name != name and saved.exists():
-            (folder / name).unlink(missing_ok=True)
+        if not name or not is_main_process():
+            return
+        left, saved = folder / name, Path(str(self.runner.message_hub.get_info("last_ckpt", "")))
+        # a resumed run knows of the file that was saved before the signal came
+        if left.is_file() and saved.is_file() and saved.stat().st_mtime_ns > left.stat().st_mtime_ns:
+            left.unlink(missing_ok=True)
 
     def _trim_history(self, kept: int) -> None:
         """Keep what the log looks back on; mmengine copies each whole history at every step."""
@@ -140,7 +145,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop, _EndableLoop):
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         taken = self._batches_taken()
-        self._start_order(taken)
+        self._start_order(self._epoch, taken)
         for idx, batch in enumerate(self.dataloader, start=taken):
             self.run_iter(idx, batch)
             if idx + 1 < len(self.dataloader):
@@ -191,8 +196,7 @@ class ResumableIterLoop(IterBasedTrainLoop, _EndableLoop):
             known = self._known() and self._iter < self._max_iters
             if self._iter and not known:
                 self._evaluate()
-            self._start_order(self._iter)
-            batches = iter(self.dataloader)
+            batches = self._batches()
             while self._iter < self._max_iters and not self.stop_training:
                 self.runner.model.train()
                 self.run_iter(next(batches))
@@ -204,6 +208,15 @@ class ResumableIterLoop(IterBasedTrainLoop, _EndableLoop):
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model
+
+    def _batches(self) -> Iterator[Any]:
+        """Every batch that is left: of an order without end, or of one pass after the other."""
+        endless = getattr(order_of(self.dataloader), "endless", False)
+        number, taken = (0, self._iter) if endless else divmod(self._iter, len(self.dataloader))
+        while True:
+            self._start_order(number, taken)
+            yield from self.dataloader
+            number, taken = number + 1, 0
 
     def _place(self) -> int:
         return self._iter

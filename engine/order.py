@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from ..backbones._errors import UserError
 from .data import start_worker
 from .seeding import drawn_from
 
@@ -37,11 +38,12 @@ class SeededSamples(Dataset):
 class ContinuedBatches(Sampler):
     """Batches of (epoch, index), as another sampler deals indices, without the first `skip` of them.
 
-    Where that one never ends, the number of a batch stands for the epoch, so that no two augmentations are alike.
+    Where that one never ends, the number of a batch stands for the epoch, so that no two augmentations are alike. Where
+    it does, what does not fill a group of batches, which make one optimizer step, stays out.
     """
 
-    def __init__(self, batches: BatchSampler) -> None:
-        self.batches, self.epoch, self.skip = batches, 0, 0
+    def __init__(self, batches: BatchSampler, group: int = 1) -> None:
+        self.batches, self.group, self.epoch, self.skip = batches, group, 0, 0
 
     @property
     def sampler(self) -> Sampler:
@@ -60,23 +62,35 @@ class ContinuedBatches(Sampler):
             self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches) // self.group * self.group
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for number, batch in enumerate(self.batches):
+            if not self.endless and number >= len(self):
+                return
             if number >= self.skip:
                 epoch = number if self.endless else self.epoch
                 yield [(epoch, index) for index in batch]
 
 
-def continued(loader: DataLoader, seed: int) -> DataLoader:
-    """The same loader, with samples that are seeded one by one and an order that can be continued."""
+def continued(loader: DataLoader, seed: int, group: int = 1) -> DataLoader:
+    """The same loader, with samples that are seeded one by one and an order that can be continued.
+
+    Raises:
+        UserError: the data makes less than one group of batches, which are an optimizer step.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else loader.num_workers
     workers = min(loader.num_workers, cores)
+    batches = ContinuedBatches(loader.batch_sampler, group)
+    if not batches.endless and not len(batches):
+        raise UserError(
+            f"{len(loader.dataset)} training images are fewer than one step takes ({group} accumulated): lower "
+            "train_dataloader.batch_size"
+        )
     several: dict[str, Any] = {"prefetch_factor": loader.prefetch_factor, "persistent_workers": True} if workers else {}
     return DataLoader(
         SeededSamples(loader.dataset, seed),
-        batch_sampler=ContinuedBatches(loader.batch_sampler),
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,

@@ -82,7 +82,9 @@ class VertebraRunner(Runner):
                 dataloader = {key: value for key, value in dataloader.items() if key not in _OF_WORKERS}
             loader = Runner.build_dataloader(dataloader, self.seed if seed is None else seed, diff_rank_seed)
             loader.worker_init_fn = start_worker
-            return loader if getattr(loader.dataset, "test_mode", False) else continued(loader, self.seed or 0)
+            if getattr(loader.dataset, "test_mode", False):
+                return loader
+            return continued(loader, self.seed or 0, self._accumulation())
         cfg = copy.deepcopy(dict(dataloader))
         training = cfg["dataset"].get("training", False)
         group = self._accumulation() if training else 1
@@ -203,6 +205,7 @@ class VertebraRunner(Runner):
         model = self._bare_model()
         if self._resume:
             check_same_run(self, checkpoint, filename)
+            checkpoint["meta"].pop("config", None)  # mmengine would run it, to look for the number of GPUs
             self._saved = checkpoint["meta"].get("vertebra", {})
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
             try:

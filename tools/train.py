@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import os
+import re
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ from vertebra.kernels.dispatch import BackendError
 from vertebra.tools._common import make_parser, need, run_tool
 
 _AUTO = "auto"
+_LOGS = re.compile(r"\d{8}_\d{6}")  # mmengine's folders of one run's logs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -98,6 +100,8 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         print(f"{len(names)} classes as the data names them: {shown}", file=sys.stderr)
     if args.amp:
+        for key in ("loss_scale", "use_fsdp"):
+            config.optim_wrapper.pop(key, None)
         dtype = {"bf16": "bfloat16", "fp16": "float16"}[args.amp]
         config.optim_wrapper.update(type="AnyDeviceAmpOptimWrapper", dtype=dtype, device=device)
     elif device != "cuda" and config.optim_wrapper.get("type") == "AmpOptimWrapper":
@@ -164,23 +168,28 @@ def settle_work_dir(config: Any, resume: str | None) -> None:
 
 
 @contextlib.contextmanager
-def leaving_no_litter(folder: Path) -> Iterator[None]:
-    """Remove what a run that was refused before its first step has put into its folder."""
-    before = set(folder.iterdir())
+def leaving_no_litter(folder: Path, config_name: str) -> Iterator[list[Any]]:
+    """Remove what a run that was refused before its first step has put into its folder: logs, and its config.
+
+    Yields a list for the run's `ProgressHook`, which knows of steps.
+    """
+    before, hooks = set(folder.iterdir()), []
     try:
-        yield
-    except (UserError, BackendError):
-        new = set(folder.iterdir()) - before
-        if not any(path.suffix == ".pth" or any(path.rglob("scalars.json")) for path in new):
-            for path in new:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        yield hooks
+    except (UserError, BackendError, OSError):
+        if not any(hook.steps for hook in hooks) and int(os.environ.get("RANK", 0)) == 0:
+            for path in set(folder.iterdir()) - before:
+                if _LOGS.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name == config_name:
+                    path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # if nothing is in it
         raise
 
 
-def train(config: Any) -> dict[str, Any]:
-    """Run a prepared config to its end; what the summary says of it."""
+def train(config: Any, hooks: list[Any]) -> dict[str, Any]:
+    """Run a prepared config to its end; what the summary says of it. `hooks` gets the run's `ProgressHook`."""
     from vertebra.engine.config import build_runner, explaining
     from vertebra.engine.hooks import ProgressHook
     from vertebra.tools.plot import draw, read_run
@@ -188,6 +197,7 @@ def train(config: Any) -> dict[str, Any]:
     began = time.perf_counter()
     runner = build_runner(config)
     progress = next(hook for hook in runner.hooks if isinstance(hook, ProgressHook))
+    hooks.append(progress)
     try:
         with explaining(lambda: not progress.steps):
             runner.train()
@@ -220,8 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config = prepare(args, device)
     settle_work_dir(config, args.resume)
-    with leaving_no_litter(Path(config.work_dir)):
-        summary = train(config)
+    with leaving_no_litter(Path(config.work_dir), Path(config.filename).name) as hooks:
+        summary = train(config, hooks)
     if int(os.environ.get("RANK", 0)) == 0:
         width = max(map(len, summary))
         print("\n".join(["", *(f"  {key:<{width}}  {value}" for key, value in summary.items())]))

@@ -313,3 +313,15 @@ def test_options_of_any_depth_can_be_read_back_from_a_checkpoint(run: Callable, 
     assert run("train", tiny, "--work-dir", "wd", "--cfg-options", overlay, "train_cfg.max_epochs=1").code == 0
     tool = run("test", tiny, "wd/epoch_1.pth")
     assert tool.code == 0, tool.said
+
+
+def test_the_config_inside_a_checkpoint_is_never_run(run: Callable, tiny: Path, tmp_path: Path) -> None:
+    done = run("train", tiny, "--work-dir", "wd", "--cfg-options", "train_cfg.max_epochs=1")
+    assert done.code == 0, done.said
+    file = tmp_path / "wd/epoch_1.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    checkpoint["meta"]["config"] = "import pathlib\npathlib.Path('ran').touch()\n"
+    torch.save(checkpoint, file)
+    done = run("train", tiny, "--work-dir", "wd", "--resume", "--cfg-options", "train_cfg.max_epochs=2")
+    assert done.code == 0, done.said
+    assert not (tmp_path / "ran").exists()

@@ -103,12 +103,12 @@ def with_data(root: Path, classes: tuple[str, ...] | None = None) -> Config:
     return config
 
 
-def write_coco(root: Path, names: list[str]) -> None:
-    """An annotation file with these categories, in the order of their ids and not of the file."""
+def write_coco(root: Path, names: list[str], file: str = "train.json") -> None:
+    """An annotation file with these categories, whose ids are in another order."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
-    categories = [{"id": 10 + i, "name": name} for i, name in enumerate(names)]
-    content = {"images": [], "annotations": [], "categories": categories[::-1]}
-    (root / "annotations" / "train.json").write_text(json.dumps(content))
+    categories = [{"id": 10 - i, "name": name} for i, name in enumerate(names)]
+    content = {"images": [], "annotations": [], "categories": categories}
+    (root / "annotations" / file).write_text(json.dumps(content))
 
 
 def test_another_folder_takes_the_place_of_every_path_in_the_old_one(tmp_path: Path) -> None:
@@ -130,6 +130,33 @@ def test_classes_of_the_annotation_file_size_the_heads(tmp_path: Path) -> None:
     assert config.model.bbox_head.num_classes == 3
     assert config.train_dataloader.dataset.dataset.metainfo["classes"] == ("nut", "bolt", "washer")
     assert config.val_dataloader.dataset.metainfo["classes"] == ("nut", "bolt", "washer")
+
+
+def test_names_are_those_that_the_data_set_numbers_its_boxes_by(tmp_path: Path) -> None:
+    CocoDataset = pytest.importorskip("mmdet.datasets").CocoDataset
+    write_coco(tmp_path, ["washer", "nut", "bolt"])
+    file = tmp_path / "annotations" / "train.json"
+    content = json.loads(file.read_text())
+    content["images"] = [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9}]
+    box = {"id": 1, "image_id": 1, "category_id": 8, "bbox": [1, 1, 3, 3], "area": 9, "iscrowd": 0}  # a bolt
+    content["annotations"] = [box]
+    file.write_text(json.dumps(content))
+    names = dense_config.use_classes(with_data(tmp_path))
+    samples = CocoDataset(ann_file=str(file), data_prefix=dict(img=""), metainfo=dict(classes=names))
+    (instance,) = samples.get_data_info(0)["instances"]
+    assert names[instance["bbox_label"]] == "bolt"
+
+
+def test_parts_whose_categories_differ_are_refused(tmp_path: Path) -> None:
+    write_coco(tmp_path, ["nut", "bolt"])
+    write_coco(tmp_path, ["bolt", "nut"], "val.json")
+    with pytest.raises(UserError, match=r"val\.json lists other categories.*train\.json"):
+        dense_config.use_classes(with_data(tmp_path))
+
+
+def test_classes_of_validation_serve_where_there_is_no_training_file(tmp_path: Path) -> None:
+    write_coco(tmp_path, ["nut", "bolt"], "val.json")
+    assert dense_config.use_classes(with_data(tmp_path)) == ["nut", "bolt"]
 
 
 def test_classes_that_the_config_names_already_change_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader
+from vertebra.backbones._errors import UserError
 from vertebra.engine.order import continued, order_of
 
 
@@ -29,7 +30,7 @@ def dealt(epoch: int, skip: int = 0, workers: int = 0, seed: int = 3, count: int
     plain = DataLoader(
         numbers, batch_size=2, sampler=kind(numbers, shuffle=True, seed=seed), num_workers=workers, collate_fn=list
     )
-    loader = continued(plain, seed)
+    loader = continued(plain, seed, kinds.get("group", 1))
     order_of(loader).set_epoch(epoch, skip)
     batches = iter(loader)
     return list(batches) if count is None else [next(batches) for _ in range(count)]
@@ -40,6 +41,14 @@ def test_an_epoch_is_continued_as_it_would_have_gone_on() -> None:
     assert len(whole) == 6
     assert dealt(epoch=1, skip=4) == whole[4:]
     assert dealt(epoch=1, skip=6) == []
+
+
+def test_what_does_not_fill_an_optimizer_step_stays_out() -> None:
+    whole = dealt(epoch=1)
+    assert dealt(epoch=1, group=4) == whole[:4]
+    assert dealt(epoch=1, group=4, skip=2) == whole[2:4]
+    with pytest.raises(UserError, match="11 training images are fewer than one step takes"):
+        dealt(epoch=1, group=7)
 
 
 def test_workers_change_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -160,11 +161,13 @@ def test_a_refused_run_leaves_no_folder_behind(run: Path, folder: Path) -> None:
     assert not (folder / "wd_bad").exists()
 
 
-@pytest.mark.parametrize("file", ["epoch_1.pth", "20261122_000000/vis_data/scalars.json"])
-def test_what_a_run_wrote_before_its_first_step_is_removed_and_what_it_did_is_kept(file: str, tmp_path: Path) -> None:
-    def fail(folder: Path, *names: str) -> list[str]:
+def test_what_a_run_wrote_before_its_first_step_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    names = ("van.py", "20261122_000000/run.log", "epoch_1.pth", "notes.txt")
+
+    def fail(folder: Path, steps: int) -> list[str]:
         def run() -> None:
-            with leaving_no_litter(folder):
+            with leaving_no_litter(folder, "van.py") as hooks:
+                hooks.append(SimpleNamespace(steps=steps))
                 for name in names:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (folder / name).touch()
@@ -175,8 +178,8 @@ def test_what_a_run_wrote_before_its_first_step_is_removed_and_what_it_did_is_ke
             run()
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
-    assert fail(tmp_path / "refused", "van.py", "20261122_000000/run.log") == []
-    assert fail(tmp_path / "begun", "van.py", file) == sorted(["van.py", file.partition("/")[0]])
+    assert fail(tmp_path / "refused", steps=0) == ["epoch_1.pth", "notes.txt"]
+    assert fail(tmp_path / "begun", steps=1) == ["20261122_000000", "epoch_1.pth", "notes.txt", "van.py"]
 
 
 @pytest.mark.parametrize(
