@@ -24,10 +24,9 @@ _FRACTIONS = {  # mmdet's and mmseg's names -> ours, and what they are to be div
 
 
 def flat_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics of any task under our names, as fractions; what has none, such as mmengine's times, is left out."""
-    if "top1" in found:
-        return dict(found)
-    return {ours: float(found[key]) / scale for key, (ours, scale) in _FRACTIONS.items() if key in found}
+    """Metrics of any task, those of mmdet and mmseg under our names and as fractions; mmengine's times are left out."""
+    known = {ours: float(found[key]) / scale for key, (ours, scale) in _FRACTIONS.items() if key in found}
+    return known or {key: value for key, value in found.items() if key not in ("time", "data_time")}
 
 
 @METRICS.register_module()

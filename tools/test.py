@@ -126,15 +126,23 @@ def evaluate(args: argparse.Namespace, folder: str) -> tuple[dict[str, Any], lis
         found = runner.test()
     seconds = time.perf_counter() - began
     if is_dense(config):
-        found, lines = {**flat_metrics(found), "images": len(runner.test_dataloader.dataset)}, []
+        found = {**_without_finds(runner), **flat_metrics(found), "images": len(runner.test_dataloader.dataset)}
         name = config.model.backbone.get("model_name", config.model.backbone.type)
-        return _report(found, seconds, f"{config.model.type} on {name}", args), lines
+        return _report(found, seconds, f"{config.model.type} on {name}", args), []
     if not found["images"]:
         raise UserError(f"none of the {found['unreadable']} images of the test data can be read")
     names = runner.test_dataloader.dataset.metainfo["classes"]
     confusion = runner.test_loop.evaluator.metrics[0].confusion
     lines = confusion_summary(confusion, names) if confusion is not None and len(names) == len(confusion) else []
     return _report(found, seconds, config.model.model_name, args), lines
+
+
+def _without_finds(runner: Any) -> dict[str, float]:
+    """The scores of a detector that finds nothing, of which mmdet's metric says nothing."""
+    metrics = (metric for metric in runner.test_loop.evaluator.metrics if type(metric).__name__ == "CocoMetric")
+    kinds = {kind for metric in metrics for kind in metric.metrics}
+    names = {"bbox": ("box_AP", "box_AP50"), "segm": ("mask_AP", "mask_AP50")}
+    return {name: 0.0 for kind, of_kind in names.items() if kind in kinds for name in of_kind}
 
 
 def _report(found: dict[str, Any], seconds: float, model: str, args: argparse.Namespace) -> dict[str, Any]:
