@@ -146,6 +146,13 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> UserError:
     )
 
 
+def described(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file of this project's trainers says of its run: model, classes, options; {} for any other file."""
+    meta = checkpoint.get("meta")
+    known = meta.get("vertebra") if isinstance(meta, Mapping) else None
+    return dict(known) if isinstance(known, Mapping) else {}
+
+
 def weights_place(checkpoint: Mapping[str, Any], raw: bool = False) -> str:
     """The key under which `find_weights` finds the weights of a checkpoint, "" where they are not nested."""
     order = _NESTED_UNDER

@@ -30,6 +30,7 @@ from mmengine.runner import Runner
 
 from ..backbones._errors import UserError
 from ..backbones._names import check_model_name
+from . import dense_config
 
 _FURTHER_KEYS = {"custom_imports", "runner_type", "compile", "labels", "sync_bn", "find_unused_parameters"}
 _FURTHER_KEYS |= {"model_wrapper_cfg", "activation_checkpointing", "efficient_conv_bn_eval"}
@@ -232,7 +233,14 @@ def check_model(config: Config) -> None:
 
 
 def use_data(config: Config, folder: str) -> None:
-    """Put another folder in the place of the data root, make_dataset's OUT folder included."""
+    """Put another folder in the place of the data root, make_dataset's OUT folder included.
+
+    Raises:
+        UserError: the folder of a detector's or segmenter's data does not exist.
+    """
+    if dense_config.is_dense(config):
+        dense_config.use_data(config, folder)
+        return
     root = Path(folder)
     if (root / "imagenet").is_dir() and not (root / "train").exists():
         root = root / "imagenet"

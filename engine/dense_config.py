@@ -17,6 +17,10 @@ from ..backbones._errors import UserError
 
 _PARTS = ("train", "val", "test")
 _FOLDERS = {"mmdet": "coco", "mmseg": "ade20k"}
+_LAYOUTS = {
+    "mmdet": "COCO's train2017/, val2017/ and annotations/",
+    "mmseg": "ADEChallengeData2016's images/ and annotations/",
+}
 CLASSES_FILE = "classes.txt"
 
 
@@ -154,6 +158,21 @@ def use_data(config: Config, folder: str) -> None:
             file = entry.get("ann_file")
             if isinstance(file, str) and old and Path(file).is_relative_to(old):
                 entry["ann_file"] = str(root / Path(file).relative_to(old))
+
+
+def check_data(config: Mapping[str, Any], part: str) -> None:
+    """Refuse to begin where the folder of a part's data is missing.
+
+    Raises:
+        UserError: names the folder, and says what lies in it.
+    """
+    for entry in walk(config.get(f"{part}_dataloader")):
+        root = entry.get("data_root")
+        if root and not Path(root).is_dir():
+            layout = _LAYOUTS.get(config.get("default_scope", ""), "")
+            raise UserError(
+                f"data folder {root} does not exist: put {layout or 'the data'} there, or name it by --data"
+            )
 
 
 def data_root(config: Mapping[str, Any]) -> str | None:

@@ -1,5 +1,6 @@
 """The training loops: mmengine's, continued in the middle of an epoch and ended by a signal with a checkpoint."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ _EVALUATED = "evaluated_epoch"
 _INTERRUPTED = "interrupted"  # the file that a signal left behind
 
 
-class _EndableLoop:
+class _EndableLoop(ABC):
     """What both loops share: ending by a signal between two steps, evaluations, and the files that are left."""
 
     if TYPE_CHECKING:
@@ -30,13 +31,13 @@ class _EndableLoop:
 
     _stop: StopRequest
 
+    @abstractmethod
     def _name_here(self) -> str:
         """The checkpoint hook's name of a file of this moment, if there may be one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _place(self) -> int:
         """Where evaluations are counted: epochs or steps that are done."""
-        raise NotImplementedError
 
     def _known(self) -> bool:
         """Whether this very moment was evaluated before."""

@@ -66,9 +66,8 @@ class ContinuedBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for number, batch in enumerate(self.batches):
-            if not self.endless and number >= len(self):
-                return
-            if number >= self.skip:
+            # the other sampler is heard to its end: mmdet's keep what is left over for the next epoch otherwise
+            if number >= self.skip and (self.endless or number < len(self)):
                 epoch = number if self.endless else self.epoch
                 yield [(epoch, index) for index in batch]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from timm.data import create_transform, resolve_data_config
 from torch import nn
-from vertebra.backbones._checkpoint import create, find_weights, load_weights, read_checkpoint
+from vertebra.backbones._checkpoint import create, described, find_weights, load_weights, read_checkpoint
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import check_model_name
 
@@ -76,9 +76,7 @@ def load_classifier(
         model = create(name, pretrained=checkpoint is not None)
         return Classifier(name, model.to(device).eval(), _imagenet_labels(model))
     read = read_checkpoint(checkpoint)
-    meta = read.get("meta")
-    known = meta.get("vertebra") if isinstance(meta, dict) else None
-    known = known if isinstance(known, dict) else {}
+    known = described(read)
     if known.get("model_name", name).split(".")[0] != name.split(".")[0]:
         raise UserError(f"checkpoint {checkpoint} is of {known['model_name']}, not of {name}")
     classes = known.get("num_classes") or classes_in(find_weights(read, raw), create(name, device="meta"))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import draw_segmentation_masks
-from vertebra.backbones._checkpoint import read_checkpoint
+from vertebra.backbones._checkpoint import described, read_checkpoint
 from vertebra.backbones._errors import UserError
 from vertebra.tools._pictures import enlarged, find_font
 
@@ -51,14 +51,13 @@ def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Den
     from vertebra.engine.dense_config import names_of_config, set_class_count
 
     if not Path(checkpoint).suffix:
-        raise UserError(f"a {config.model.type} needs a checkpoint file before the images; {checkpoint!r} is none")
+        raise UserError(f"a {config.model.type} has no published weights: name a checkpoint file before the images")
     read = read_checkpoint(checkpoint)
-    meta = read.get("meta")
-    known = meta.get("vertebra") if isinstance(meta, dict) else None
+    known = described(read)
     scope = config.get("default_scope")
     init_default_scope(scope)
-    labels = list((known or {}).get("labels") or names_of_config(config) or ())
-    if known and labels:
+    labels = list(known.get("labels") or names_of_config(config) or ())
+    if known.get("labels"):
         set_class_count(config.model, len(labels))
     for part in (config.model.backbone, config.model):
         part.pop("pretrained", None)

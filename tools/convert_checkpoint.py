@@ -20,7 +20,7 @@ from typing import Any
 import timm
 from safetensors.torch import save
 from torch import nn
-from vertebra.backbones._checkpoint import find_weights, load_weights, read_checkpoint, weights_place
+from vertebra.backbones._checkpoint import described, find_weights, load_weights, read_checkpoint, weights_place
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
 from vertebra.backbones._names import check_model_name
@@ -121,9 +121,8 @@ def convert(name: str, source: str | Path, out: str | Path, raw: bool = False) -
 
 def _known(name: str, checkpoint: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """What a file of this project says of its model beside the weights; UserError if that is another model."""
-    meta = checkpoint.get("meta")
-    known = meta.get("vertebra") if isinstance(meta, Mapping) else None
-    if not isinstance(known, Mapping):
+    known = described(checkpoint)
+    if not known:
         return {}
     theirs = str(known.get("model_name", name))
     if theirs.split(".")[0] != name.split(".")[0]:

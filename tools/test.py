@@ -12,7 +12,7 @@ from typing import Any
 if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
 
-from vertebra.backbones._checkpoint import read_checkpoint
+from vertebra.backbones._checkpoint import described, read_checkpoint
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
 from vertebra.backbones._names import check_model_name
@@ -52,7 +52,7 @@ def config_for_name(name: str, checkpoint: str, data: str | None, batch_size: in
 def prepare(args: argparse.Namespace) -> Any:
     """The config of the evaluation: no training in it, and the checkpoint as what it loads."""
     from vertebra.engine import config as configs
-    from vertebra.engine.dense_config import is_dense, use_classes, use_data
+    from vertebra.engine.dense_config import check_data, is_dense, use_classes
 
     try:
         configs.find_config(args.target)
@@ -67,12 +67,13 @@ def prepare(args: argparse.Namespace) -> Any:
         config = config_for_name(args.target, args.checkpoint, args.data, args.batch_size or 64)
     dense = is_dense(config)
     if args.data:
-        (use_data if dense else configs.use_data)(config, args.data)
+        configs.use_data(config, args.data)
     elif not dense and not Path(_root(config, "test")).exists() and Path(_root(config, "val")).exists():
         config.test_dataloader = config.val_dataloader  # a config of one's own often changes the latter alone
     configs.change(config, parse_changes(args.cfg_options))
     configs.check_model(config)
     if dense:
+        check_data(config, "test")
         use_classes(config)
     if args.batch_size:
         config.test_dataloader.batch_size = args.batch_size
@@ -82,9 +83,7 @@ def prepare(args: argparse.Namespace) -> Any:
         config.model.pretrained = True
     else:
         config.load_from = args.checkpoint
-        meta = read_checkpoint(args.checkpoint).get("meta")
-        known = meta.get("vertebra") if isinstance(meta, dict) else None
-        config.labels = config.get("labels") or (known or {}).get("labels")
+        config.labels = config.get("labels") or described(read_checkpoint(args.checkpoint)).get("labels")
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "val_dataloader", "val_cfg"):
         config.pop(key, None)
     config.pop("val_evaluator", None)

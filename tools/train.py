@@ -79,7 +79,7 @@ def choose_device(name: str | None) -> str:
 def prepare(args: argparse.Namespace, device: str) -> Any:
     """The config that the command line asks for, checked as far as can be without building anything."""
     from vertebra.engine import config as configs
-    from vertebra.engine.dense_config import is_dense, use_backbone, use_classes, use_data
+    from vertebra.engine.dense_config import check_data, is_dense, use_backbone, use_classes
 
     config = configs.read_config(args.config)
     missing = [key for key in ("train_dataloader", "train_cfg", "optim_wrapper") if not config.get(key)]
@@ -91,10 +91,12 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
     elif args.backbone:
         config.model.model_name = args.backbone
     if args.data:
-        (use_data if dense else configs.use_data)(config, args.data)
+        configs.use_data(config, args.data)
     if args.seed is not None:
         config.randomness = dict(config.get("randomness") or {}, seed=args.seed)
     configs.change(config, parse_changes(args.cfg_options))
+    if dense:
+        check_data(config, "train")
     names = use_classes(config) if dense else None
     if names:
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")

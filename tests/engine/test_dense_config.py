@@ -123,6 +123,12 @@ def test_another_folder_takes_the_place_of_every_path_in_the_old_one(tmp_path: P
         dense_config.use_data(config, "nowhere")
 
 
+def test_data_that_is_not_there_is_told_its_layout(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere does not exist: put COCO's train2017/.* or name it by --data"):
+        dense_config.check_data(with_data(tmp_path / "nowhere"), "train")
+    dense_config.check_data(with_data(tmp_path), "train")
+
+
 def test_classes_of_the_annotation_file_size_the_heads(tmp_path: Path) -> None:
     write_coco(tmp_path, ["nut", "bolt", "washer"])
     config = with_data(tmp_path)

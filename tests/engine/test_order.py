@@ -8,7 +8,7 @@ import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader
 from vertebra.backbones._errors import UserError
-from vertebra.engine.order import continued, order_of
+from vertebra.engine.order import ContinuedBatches, continued, order_of
 
 
 class Numbers:
@@ -49,6 +49,22 @@ def test_what_does_not_fill_an_optimizer_step_stays_out() -> None:
     assert dealt(epoch=1, group=4, skip=2) == whole[2:4]
     with pytest.raises(UserError, match="11 training images are fewer than one step takes"):
         dealt(epoch=1, group=7)
+
+
+def test_a_batch_sampler_that_keeps_leftovers_begins_every_epoch_without_any() -> None:
+    samplers = pytest.importorskip("mmdet.datasets.samplers")
+    numbers = Numbers()
+    numbers.get_data_info = lambda index: {"width": index % 3, "height": 1}  # narrow and wide ones
+
+    def batches(epochs: list[int]) -> list[list[tuple[int, int]]]:
+        inner = samplers.AspectRatioBatchSampler(DefaultSampler(numbers, shuffle=True, seed=0), batch_size=2)
+        order = ContinuedBatches(inner, group=4)
+        for epoch in epochs:
+            order.set_epoch(epoch)
+            last = list(order)
+        return last
+
+    assert batches([0, 1]) == batches([1])
 
 
 def test_workers_change_nothing() -> None:
