@@ -6,6 +6,7 @@ operators.install()  # before anything below can import mmcv.ops, which takes it
 
 from . import (  # noqa: E402
     atomic,
+    channels_last,
     classifier,
     data,
     dense,
@@ -24,6 +25,7 @@ from . import (  # noqa: E402
 
 __all__ = [
     "atomic",
+    "channels_last",
     "classifier",
     "data",
     "dense",

@@ -33,6 +33,7 @@ from ..backbones._names import check_model_name
 from . import dense_config
 
 _FURTHER_KEYS = {"custom_imports", "runner_type", "compile", "labels", "sync_bn", "find_unused_parameters"}
+_FURTHER_KEYS |= {"pretraining"}  # read by `train`
 _FURTHER_KEYS |= {"model_wrapper_cfg", "activation_checkpointing", "efficient_conv_bn_eval"}
 KNOWN_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _FURTHER_KEYS
 

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 from vertebra.backbones._errors import UserError
 from vertebra.kernels.dispatch import BackendError
+from vertebra.tools import _pretraining
 from vertebra.tools._common import make_parser, need, run_tool
 
 _AUTO = "auto"
@@ -232,6 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config = prepare(args, device)
     settle_work_dir(config, args.resume)
+    first = _pretraining.wanted(config)
+    if first:
+        _pretraining.pretrain(config, _pretraining.arguments(first, config, args.seed, args.device), main)
     with leaving_no_litter(Path(config.work_dir), Path(config.filename).name) as hooks:
         summary = train(config, hooks)
     if int(os.environ.get("RANK", 0)) == 0:
