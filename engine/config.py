@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -135,12 +136,20 @@ def _literal(node: ast.expr) -> Any:
 def _base_path(folder: Path, base: str) -> Path | str:
     beside = (folder / base).resolve()
     if beside.is_file() or "::" in base:
-        return beside if beside.is_file() else base
+        return beside if beside.is_file() else _of_package(base)
     return find_config(base).resolve()
 
 
+def _of_package(base: str) -> Path | str:
+    """`mmseg::upernet/x.py` as a path: mmengine wants a distribution "mmsegmentation", and forks have other names."""
+    package, _, rest = base.partition("::")
+    found = find_spec(package)
+    file = Path(found.origin or "").parent / ".mim" / "configs" / rest if found else None
+    return file if file and file.is_file() else base
+
+
 def _is_shipped(base: Path | str) -> bool:
-    return isinstance(base, Path) and base.is_relative_to(configs_folder().resolve())
+    return isinstance(base, Path) and (base.is_relative_to(configs_folder().resolve()) or ".mim" in base.parts)
 
 
 def check_keys(config: Mapping[str, Any], where: str) -> None:
@@ -150,7 +159,7 @@ def check_keys(config: Mapping[str, Any], where: str) -> None:
         UserError: names the key and what was probably meant.
     """
     for key in config:
-        if key in _OF_MMCV_1 and not isinstance(config[key], str):
+        if key in _OF_MMCV_1 and not isinstance(config[key], str) and _is_unread(key, config, where):
             raise UserError(f"{where}: {key!r} is a name of mmcv 1; mmengine reads {_OF_MMCV_1[key]}")
         near = get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.85)
         if key not in KNOWN_KEYS and near:
@@ -158,6 +167,14 @@ def check_keys(config: Mapping[str, Any], where: str) -> None:
     missing = [key for key in ("model",) if key not in config]
     if missing:
         raise UserError(f"{where} has no {missing[0]!r}: is it a config of a model?")
+
+
+def _is_unread(key: str, config: Mapping[str, Any], where: str) -> bool:
+    """Whether nothing reads an old name: mmseg's schedules keep a part of `optim_wrapper` under one."""
+    today = re.findall(r"\w+", _OF_MMCV_1[key])[0]
+    lines = ast.parse(Path(where).read_text(encoding="utf-8")).body
+    own = {getattr(line.targets[0], "id", "") for line in lines if isinstance(line, ast.Assign)}
+    return today not in config or (key in own and today not in own)
 
 
 def change(config: Config, changes: Mapping[str, Any]) -> None:

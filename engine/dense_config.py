@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from timm.data import resolve_data_config
 
 from ..backbones._errors import UserError
+from .dense_backbone import use_backbone as use_backbone
 
 _PARTS = ("train", "val", "test")
 _FOLDERS = {"mmdet": "coco", "mmseg": "ade20k"}
@@ -38,101 +38,6 @@ def walk(value: Any) -> Iterator[Any]:
     elif isinstance(value, list | tuple):
         for entry in value:
             yield from walk(entry)
-
-
-# --- another backbone ---
-
-
-def use_backbone(config: Config, name: str) -> None:
-    """Put another timm model in the place of the config's, with neck and heads for its maps.
-
-    Raises:
-        UserError: an unknown model, or one whose maps do not suit the config's heads; says what would.
-    """
-    model = config.model
-    before = model.backbone
-    kept = ("type", "out_indices", "frozen_stages", "norm_eval", "with_cp", "pretrained")
-    options = {key: before[key] for key in kept if key in before and (key != "out_indices" or _counts_back(before))}
-    model.backbone = {**options, "type": "TimmPyramid", "model_name": name}
-    old = _pyramid({**before})
-    new = _pyramid(model.backbone)
-    if len(new.strides) != len(old.strides):
-        raise UserError(
-            f"{name} gives {len(new.strides)} maps (strides {_said(new.strides)}), and this config's neck and heads "
-            f"take {len(old.strides)} (strides {_said(old.strides)})"
-        )
-    fit_channels(model, old.out_channels, new.out_channels)
-    _fit_colours(model, new)
-    if new.strides != old.strides:
-        _fit_strides(model, name, old.strides, new.strides)
-
-
-def _fit_colours(model: Any, pyramid: Any) -> None:
-    """Take the mean and spread of colours that the backbone was trained with; they are of RGB, from 0 to 255."""
-    data = resolve_data_config({}, model=pyramid.body)
-    preprocessor = model.get("data_preprocessor") or {}
-    if "mean" in preprocessor:
-        preprocessor["mean"], preprocessor["std"] = ([round(255 * x, 3) for x in data[key]] for key in ("mean", "std"))
-
-
-def _counts_back(backbone: Mapping[str, Any]) -> bool:
-    """Whether `out_indices` are told from the end, which means the same maps in any model."""
-    return all(index < 0 for index in backbone.get("out_indices") or ())
-
-
-def _pyramid(backbone: Mapping[str, Any]) -> Any:
-    from mmengine.registry import MODELS
-
-    with torch.device("meta"):
-        return MODELS.build({**backbone, "pretrained": False, "init_cfg": None})
-
-
-def fit_channels(model: Any, old: list[int], new: list[int]) -> None:
-    """Replace the channels of the backbone's maps wherever neck or heads name them."""
-    neck = model.get("neck")
-    first = neck[0] if isinstance(neck, list | tuple) else neck
-    if first is not None:
-        first["in_channels"] = new if isinstance(first["in_channels"], list | tuple) else new[-1]
-        return
-    auxiliary = model.get("auxiliary_head") or []
-    for head in (model.get("decode_head"), *(auxiliary if isinstance(auxiliary, list | tuple) else [auxiliary])):
-        if head is None or "in_channels" not in head:
-            continue
-        index = head.get("in_index", -1 if not isinstance(head["in_channels"], list | tuple) else None)
-        if isinstance(head["in_channels"], list | tuple):
-            head["in_channels"] = list(new) if index is None else [new[i] for i in index]
-        else:
-            head["in_channels"] = new[index]
-
-
-def _fit_strides(model: Any, name: str, old: list[int], new: list[int]) -> None:
-    """Grow finer levels where the backbone's maps are coarser than the heads expect."""
-    neck = model.get("neck")
-    finer = 0
-    while new[0] > old[0] * 2**finer:
-        finer += 1
-    if not isinstance(neck, Mapping) or neck.get("type") not in ("FPN", "PyramidNeck") or new[0] != old[0] * 2**finer:
-        raise UserError(
-            f"the maps of {name} have strides {_said(new)}, and this config's heads are made for {_said(old)}: take a "
-            "config with a feature pyramid (FPN), or another model"
-        )
-    levels = neck["num_outs"]
-    model.neck = {
-        "type": "PyramidNeck",
-        "in_channels": neck["in_channels"],
-        "out_channels": neck["out_channels"],
-        "num_outs": max(levels, len(new) + finer),
-        "extra_levels": finer,
-    }
-    if model.neck["num_outs"] != levels:
-        raise UserError(
-            f"the maps of {name} have strides {_said(new)}; the {levels} levels of this config's neck would not hold "
-            f"them: {model.neck['num_outs']} would (model.neck.num_outs, and strides of the heads' anchors)"
-        )
-
-
-def _said(strides: list[int]) -> str:
-    return ", ".join(map(str, strides))
 
 
 # --- another data folder ---
@@ -206,14 +111,50 @@ def use_classes(config: Config) -> list[str] | None:
 
 
 def set_class_count(model: Any, count: int) -> None:
-    """Give every head of a config's model this number of classes."""
-    for entry in walk(model):
-        if "num_classes" in entry:
-            entry["num_classes"] = count
-        if "num_things_classes" in entry:
-            entry["num_things_classes"], entry["num_stuff_classes"] = 0, count
-        if entry.get("type") == "CrossEntropyLoss" and isinstance(entry.get("class_weight"), list):
-            entry["class_weight"] = [1.0] * count + [entry["class_weight"][-1]]  # the last is of no class
+    """Give every head of a config's model this number of classes; heads that count something else keep theirs.
+
+    Weights of classes in losses become 1 each, and what "no class" weighs stays.
+
+    Raises:
+        UserError: the model tells things from stuff, which a list of names does not.
+    """
+    heads = list(_counting(model))
+    weighing = {id(entry): (entry, _class_count(head)) for head in heads for entry in walk(head)}
+    for head in heads:
+        before = _class_count(head)
+        if "num_classes" in head:
+            head["num_classes"] = count
+            if head.get("out_channels") in (1, before) and (head["out_channels"], count) != (1, 2):
+                head.pop("out_channels")  # of mmseg's heads, which follow num_classes without it
+        elif head["num_things_classes"] and head.get("num_stuff_classes"):
+            if before != count:
+                raise UserError(f"{head.get('type')} tells things from stuff: its numbers of classes are the config's")
+        else:
+            kind = "num_things_classes" if head["num_things_classes"] else "num_stuff_classes"
+            head[kind] = count
+    for entry, before in weighing.values():
+        weights = entry.get("class_weight")
+        if isinstance(weights, list | tuple) and len(weights) in (before, before + 1):
+            entry["class_weight"] = [1.0] * count + list(weights[before:])
+
+
+def _counting(part: Any) -> Iterator[Any]:
+    """The heads that count the data's classes, not "object or not", stuff beside the things, or edges."""
+    if isinstance(part, Mapping):
+        if ("num_classes" in part or "num_things_classes" in part) and "boundary_threshold" not in part:
+            yield part
+        for key, value in part.items():
+            if key not in ("rpn_head", "semantic_head"):
+                yield from _counting(value)
+    elif isinstance(part, list | tuple):
+        for entry in part:
+            yield from _counting(entry)
+
+
+def _class_count(head: Mapping[str, Any]) -> int:
+    if "num_classes" in head:
+        return head["num_classes"]
+    return head["num_things_classes"] + head.get("num_stuff_classes", 0)
 
 
 def _name_classes(config: Mapping[str, Any], dataset: Any, names: list[str]) -> None:

@@ -26,9 +26,16 @@ _INIT = [
 ]
 
 
-def _named(conv: nn.Module) -> nn.Sequential:
-    """A convolution whose keys end in `conv.weight` and `conv.bias`, as in mm's necks."""
-    return nn.Sequential(OrderedDict(conv=conv))
+def _named(conv: nn.Module, norm_cfg: dict[str, Any] | None = None) -> nn.Sequential:
+    """A convolution, and a norm where one is asked for, under mm's keys: `conv.weight`, `conv.bias`, `gn.weight`."""
+    parts = OrderedDict(conv=conv)
+    if norm_cfg:
+        from mmcv.cnn import build_norm_layer
+
+        name, norm = build_norm_layer(norm_cfg, conv.out_channels)
+        conv.register_parameter("bias", None)
+        parts[name] = norm
+    return nn.Sequential(parts)
 
 
 @MODELS.register_module()
@@ -50,6 +57,8 @@ class PyramidNeck(BaseModule):
         extra_levels: how many of them are finer than the backbone's finest map; the authors' `num_extra_trans_convs`.
         add_extra_convs: where convolutions of stride 2 for coarser levels start from: "on_input" (the backbone's last
             map), "on_lateral" (it, at the neck's width) or "on_output" (the last level); False takes max pooling.
+        norm_cfg: a norm behind each convolution but the transposed, as mm writes it, `dict(type="GN", num_groups=8)`.
+        relu_before_extra_convs: put a ReLU between the convolutions for coarser levels.
         init_cfg: see mmengine's `BaseModule`; None initialises as mm's feature pyramid.
 
     Raises:
@@ -63,6 +72,8 @@ class PyramidNeck(BaseModule):
         num_outs: int,
         extra_levels: int = 0,
         add_extra_convs: bool | str = False,
+        norm_cfg: dict[str, Any] | None = None,
+        relu_before_extra_convs: bool = False,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg or _INIT)
@@ -77,17 +88,20 @@ class PyramidNeck(BaseModule):
             raise UserError(f"add_extra_convs is {add_extra_convs!r}; PyramidNeck takes {taken}")
         self.in_channels = list(in_channels)
         self.coarser = num_outs - len(in_channels) - extra_levels
-        self.add_extra_convs = add_extra_convs
+        self.add_extra_convs, self.relu_before_extra_convs = add_extra_convs, relu_before_extra_convs
         width = out_channels
         first = in_channels[-1] if add_extra_convs == "on_input" else width
         coarser = [first, *[width] * (self.coarser - 1)][: self.coarser] if add_extra_convs else []
-        self.lateral_convs = nn.ModuleList(_named(nn.Conv2d(channels, width, 1)) for channels in in_channels)
-        self.fpn_convs = nn.ModuleList(_named(nn.Conv2d(width, width, 3, padding=1)) for _ in in_channels)
-        self.fpn_convs.extend(_named(nn.Conv2d(channels, width, 3, 2, 1)) for channels in coarser)
+        near = [nn.Conv2d(width, width, 3, padding=1) for _ in in_channels]
+        far = [nn.Conv2d(channels, width, 3, 2, 1) for channels in coarser]
+        self.lateral_convs = nn.ModuleList(_named(nn.Conv2d(channels, width, 1), norm_cfg) for channels in in_channels)
+        self.fpn_convs = nn.ModuleList(_named(conv, norm_cfg) for conv in (*near, *far))
         self.extra_trans_convs = nn.ModuleList(
             _named(nn.ConvTranspose2d(width, width, 2, 2)) for _ in range(extra_levels)
         )
-        self.extra_fpn_convs = nn.ModuleList(_named(nn.Conv2d(width, width, 3, padding=1)) for _ in range(extra_levels))
+        self.extra_fpn_convs = nn.ModuleList(
+            _named(nn.Conv2d(width, width, 3, padding=1), norm_cfg) for _ in range(extra_levels)
+        )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps (B, in_channels[i], H_i, W_i), finest first -> levels (B, out_channels, H, W), finest first."""
@@ -102,6 +116,7 @@ class PyramidNeck(BaseModule):
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
         x = {"on_input": inputs[-1], "on_lateral": laterals[-1]}.get(str(self.add_extra_convs), outs[-1])
         for i in range(self.coarser):
+            x = F.relu(x) if i and self.add_extra_convs and self.relu_before_extra_convs else x
             x = self.fpn_convs[len(laterals) + i](x) if self.add_extra_convs else F.max_pool2d(x, 1, 2)
             outs.append(x)
         return (*finer, *outs)

@@ -216,7 +216,7 @@ class TimmPyramid(BaseModule):
             return
         file, prefix = self._awaited["checkpoint"], self._awaited["prefix"]
         if file is None:
-            published = self.build_body(pretrained=True).state_dict()
+            published = self._published().state_dict()
             self.body.load_state_dict({key: published[key] for key in self.body.state_dict()})
         else:
             translated, unused = translate(read_weights(file, prefix, self.model_name), self, str(file))
@@ -226,6 +226,17 @@ class TimmPyramid(BaseModule):
             said += f"; not used: {some(unused)}" if unused else "; all of the file is used"
             MMLogger.get_current_instance().log(logging.WARNING if missing else logging.INFO, said)
         self._awaited = {}
+
+    def _published(self) -> nn.Module:
+        """The whole model with its published weights."""
+        cfg = self.body.pretrained_cfg
+        if any(cfg.get(place) for place in ("url", "hf_hub_id", "file", "state_dict")):
+            return self.build_body(pretrained=True)
+        published = f"; the authors' page is {cfg['origin_url']}" if cfg.get("origin_url") else ""
+        raise UserError(
+            f"no direct link leads to weights of {self.model_name}{published}: set the backbone's pretrained=FILE "
+            "(model.backbone.pretrained), which takes the authors' file, or False"
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """Called by every `load_state_dict`, mmengine's too: keys that are not ours go through the family's filter."""

@@ -114,13 +114,14 @@ TYPES = {
     "upernet": "UPerHead",
     "mask2former": "Mask2FormerHead",
 }
-OPEN = ["retinanet", "mask-rcnn", "cascade-mask-rcnn", "atss", "gfl", "dino-4scale"]
+OPEN = ["retinanet", "mask-rcnn", "cascade-mask-rcnn", "atss", "gfl", "dino-4scale", "dino-5scale"]
 OPEN_SEGMENTERS = ["semantic-fpn", "upernet", "mask2former"]
 LENGTHS = {"1x": 12, "3x": 36, "12e": 12, "40k": 40_000, "80k": 80_000, "160k": 160_000}
 SPLIT = re.compile(
     r"(?P<head>[^_]+)(?:_(?P<variant>\w+?))?(?:_(?P<neck>fpn|mapper))?_(?P<length>1x|3x|12e|40k|80k|160k)"
 )
 NAMES = [name for name in config_names() if name.startswith(("coco/", "ade20k/"))]
+DEMOS = [name for name in config_names() if name.startswith("demo/") and not name.startswith("demo/van")]
 WHOLE = [name for name in NAMES if "_base_/models" in find_config(name).read_text()]  # the others inherit one of these
 QUICK = [name for name in WHOLE if name.count("/") == 1 or "/shvit/" in name or "/upernet_" in name]
 DATA = {re.search("_base_/datasets/(.*).py", find_config(name).read_text())[1]: name for name in WHOLE}
@@ -169,6 +170,12 @@ def test_every_family_has_the_four_usual_heads(family: str) -> None:
     mine = [name.rpartition("/")[2] for name in NAMES if f"/{family}/" in name]
     for head in ("retinanet", "mask-rcnn", "semantic-fpn", "upernet"):
         assert any(name.startswith(f"{head}_") for name in mine)
+
+
+def test_no_config_is_left_out_of_these_tests() -> None:
+    classifiers = [name for name in config_names() if name.startswith(("imagenet/", "demo/van"))]
+    assert sorted([*NAMES, *DEMOS, *classifiers]) == sorted(config_names())
+    assert all("backbone" in read(name).model for name in (*NAMES, *DEMOS))
 
 
 def test_every_head_is_open_to_all_backbones_once() -> None:
@@ -304,6 +311,18 @@ def groups_of(name: str) -> dict[str, tuple[float, float]]:
     return {key: values[id(parameter)] for key, parameter in model.named_parameters()}
 
 
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_demo_builds_its_model(name: str) -> None:
+    channels = [entry["chs"] for entry in taken(read(name))]
+    assert build(name).backbone.out_channels == channels
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("name", NAMES)
+def test_the_optimizer_takes_every_parameter(name: str) -> None:
+    assert all(rate > 0 and decay >= 0 for rate, decay in groups_of(name).values())
+
+
 def without_decay(name: str) -> set[str]:
     """Kinds of backbone parameters that do not decay: keys with their numbers left out."""
     exempt = [key for key, (_, decay) in groups_of(name).items() if decay == 0 and key.startswith("backbone.")]
@@ -367,7 +386,7 @@ def parts_of(config: Config) -> Iterator[tuple[str, Any]]:
     yield "VISUALIZERS", {**config.visualizer, "vis_backends": None}
     for part in ("train", "val", "test"):
         yield from (("TRANSFORMS", step) for step in config[f"{part}_dataloader"].dataset.pipeline)
-    yield from (("TRANSFORMS", step) for step in config.tta_pipeline)
+    yield from (("TRANSFORMS", step) for step in config.get("tta_pipeline", ()))
     yield from (("HOOKS", hook) for hook in config.default_hooks.values())
     yield from (("HOOKS", hook) for hook in config.custom_hooks)
     yield (
@@ -376,11 +395,11 @@ def parts_of(config: Config) -> Iterator[tuple[str, Any]]:
     )
 
 
-@pytest.mark.parametrize("data", DATA)
-def test_pipelines_metrics_and_hooks_can_be_built(data: str) -> None:
+@pytest.mark.parametrize("name", [*DATA.values(), *DEMOS])
+def test_pipelines_metrics_and_hooks_can_be_built(name: str) -> None:
     pytest.importorskip("mmdet")
     pytest.importorskip("mmseg")
-    config = copy.deepcopy(read(DATA[data]))
+    config = copy.deepcopy(read(name))
     with DefaultScope.overwrite_default_scope(config.default_scope):
         for kind, description in parts_of(config):
             assert getattr(registry, kind).build(dict(description)) is not None

@@ -47,6 +47,26 @@ def test_a_config_of_ones_own_inherits_a_shipped_one_by_its_name(tmp_path: Path,
     assert config.filename == str(tmp_path / "leaf.py")
 
 
+def test_a_config_of_ones_own_inherits_one_of_mmsegs_by_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("mmseg")
+    (tmp_path / "own.py").write_text(
+        '_base_ = "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py"\nlog_level = "ERROR"\n'
+    )
+    config = read_config(str(tmp_path / "own.py"))
+    assert (config.model.decode_head.type, config.log_level) == ("FPNHead", "ERROR")
+
+
+def test_names_of_mmcv_1_are_refused_unless_they_are_a_part_of_todays(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("model = dict()\noptimizer = dict(type='SGD')\noptim_wrapper = dict(optimizer=optimizer)\n")
+    assert read_config(str(own)).optim_wrapper.optimizer.type == "SGD"
+    (tmp_path / "leaf.py").write_text("_base_ = 'own.py'\n")
+    assert read_config(str(tmp_path / "leaf.py")).optim_wrapper.optimizer.type == "SGD"
+    own.write_text("model = dict()\noptimizer = dict(type='SGD')\n")
+    with pytest.raises(UserError, match=r"'optimizer' is a name of mmcv 1; mmengine reads optim_wrapper\.optimizer"):
+        read_config(str(own))
+
+
 def test_a_base_that_does_not_exist_is_offered_near_names(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text('_base_ = "demo/van_b0_digit"\n')
     with pytest.raises(UserError, match="demo/van_b0_digits"):

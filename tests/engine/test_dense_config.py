@@ -1,5 +1,6 @@
 """What a detector's or segmenter's config leaves open: channels from the backbone, classes from the annotations."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -37,58 +38,55 @@ def segmenter() -> Config:
 
 
 @pytest.mark.parametrize(
-    ("name", "channels"),
-    [("convnext_tiny", [192, 384, 768]), ("swin_tiny_patch4_window7_224", [192, 384, 768]), ("van_b0", [64, 160, 256])],
-)
-def test_a_neck_takes_the_channels_of_another_backbone(name: str, channels: list[int]) -> None:
-    config = detector()
-    dense_config.use_backbone(config, name)
-    assert config.model.neck.in_channels == channels
-    assert config.model.backbone.model_name == name
-    assert config.model.backbone.pretrained is True
-
-
-def test_images_are_normalised_as_the_backbone_wants_them() -> None:
-    config = detector()
-    config.model.data_preprocessor = dict(type="DetDataPreprocessor", mean=[1, 2, 3], std=[1, 1, 1], bgr_to_rgb=True)
-    dense_config.use_backbone(config, "resnetv2_50x1_bit.goog_in21k")
-    assert config.model.data_preprocessor.mean == config.model.data_preprocessor.std == [127.5, 127.5, 127.5]
-
-
-def test_heads_without_a_neck_take_the_channels_of_their_maps() -> None:
-    config = segmenter()
-    dense_config.use_backbone(config, "van_b0")
-    assert config.model.decode_head.in_channels == [32, 64, 160, 256]
-    assert config.model.auxiliary_head.in_channels == 160
-
-
-def test_a_backbone_of_coarser_maps_gets_a_neck_that_grows_finer_ones() -> None:
-    config = detector()
-    dense_config.use_backbone(config, "shvit_s1")
-    neck = config.model.neck
-    assert (neck.type, neck.extra_levels, neck.num_outs) == ("PyramidNeck", 1, 5)
-    assert neck.in_channels == [128, 224, 320]
-
-
-def test_options_of_the_former_backbone_do_not_reach_another() -> None:
-    config = detector()
-    config.model.backbone.update(drop_path_rate=0.1, replace_stem_pool=True, frozen_stages=1)
-    dense_config.use_backbone(config, "resnet18")
-    assert config.model.backbone.frozen_stages == 1
-    assert not {"drop_path_rate", "replace_stem_pool"} & set(config.model.backbone)
-
-
-@pytest.mark.parametrize(
-    ("config", "name", "sentence"),
+    ("head", "after"),
     [
-        (detector(), "vit_tiny_patch16_224", "gives 3 maps of one stride, 16, which are no pyramid"),
-        (detector(), "van_b9", "there is no model 'van_b9'.*van_b6"),
-        (segmenter(), "shvit_s1", r"out_indices is \(-4, .*shvit_s1 has 3 maps"),
+        (dict(num_classes=80), dict(num_classes=3)),
+        (dict(num_things_classes=80, num_stuff_classes=0), dict(num_things_classes=3, num_stuff_classes=0)),
+        (dict(num_classes=2, out_channels=1), dict(num_classes=3)),
+        (dict(num_classes=19, out_channels=19), dict(num_classes=3)),
+        (dict(num_classes=150, out_channels=256), dict(num_classes=3, out_channels=256)),
+        (
+            dict(num_classes=2, loss=[dict(class_weight=[0.2, 5.0])]),
+            dict(num_classes=3, loss=[dict(class_weight=[1] * 3)]),
+        ),
+        (
+            dict(num_classes=2, loss_cls=dict(type="mmdet.CrossEntropyLoss", class_weight=[1.0, 1.0, 0.1])),
+            dict(num_classes=3, loss_cls=dict(type="mmdet.CrossEntropyLoss", class_weight=[1.0, 1.0, 1.0, 0.1])),
+        ),
+        (dict(num_classes=2, loss_cls=dict(class_weight=1.0)), dict(num_classes=3, loss_cls=dict(class_weight=1.0))),
     ],
 )
-def test_a_backbone_that_does_not_suit_is_refused(config: Config, name: str, sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        dense_config.use_backbone(config, name)
+def test_a_head_and_its_losses_follow_the_number_of_classes(head: dict[str, Any], after: dict[str, Any]) -> None:
+    model = dict(roi_head=dict(bbox_head=[head, copy.deepcopy(head)]))
+    dense_config.set_class_count(model, 3)
+    assert model["roi_head"]["bbox_head"] == [after, after]
+
+
+def test_two_classes_may_share_one_channel() -> None:
+    head = dict(num_classes=2, out_channels=1)
+    dense_config.set_class_count(dict(decode_head=head), 2)
+    assert head == dict(num_classes=2, out_channels=1)
+
+
+def test_heads_that_count_something_else_keep_their_number() -> None:
+    model = dict(
+        rpn_head=dict(type="CascadeRPNHead", num_classes=1, stages=[dict(num_classes=1)]),
+        roi_head=dict(semantic_head=dict(num_classes=183), bbox_head=dict(num_classes=80)),
+        auxiliary_head=[dict(num_classes=19), dict(type="STDCHead", num_classes=2, boundary_threshold=0.1)],
+    )
+    dense_config.set_class_count(model, 5)
+    assert model == dict(
+        rpn_head=dict(type="CascadeRPNHead", num_classes=1, stages=[dict(num_classes=1)]),
+        roi_head=dict(semantic_head=dict(num_classes=183), bbox_head=dict(num_classes=5)),
+        auxiliary_head=[dict(num_classes=5), dict(type="STDCHead", num_classes=2, boundary_threshold=0.1)],
+    )
+
+
+def test_things_and_stuff_are_not_settled_by_a_list_of_names() -> None:
+    model = dict(panoptic_head=dict(type="MaskFormerHead", num_things_classes=80, num_stuff_classes=53))
+    dense_config.set_class_count(model, 133)
+    with pytest.raises(UserError, match="MaskFormerHead tells things from stuff"):
+        dense_config.set_class_count(model, 3)
 
 
 def with_data(root: Path, classes: tuple[str, ...] | None = None) -> Config:

@@ -31,6 +31,20 @@ def test_levels_come_finest_first_with_the_extra_ones_before_the_backbones(extra
     assert [x.shape for x in outs] == [(2, 8, *size) for size in (*finer, *STAGES, *coarser)[:5]]
 
 
+@pytest.mark.parametrize("source", [False, "on_input", "on_lateral", "on_output"])
+def test_without_finer_levels_the_neck_is_mmdets_pyramid(source: bool | str) -> None:
+    pytest.importorskip("mmdet")
+    from mmdet.models.necks import FPN
+
+    options = dict(num_outs=5, add_extra_convs=source, relu_before_extra_convs=True)
+    norm = dict(type="GN", num_groups=2)
+    theirs, ours = (kind(CHANNELS, 8, norm_cfg=norm, **options) for kind in (FPN, PyramidNeck))
+    ours.load_state_dict(theirs.state_dict())
+    inputs = maps(*STAGES)
+    for expected, found in zip(theirs(inputs), ours(inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def _plain(weights: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """The authors' neck with two finer levels and no coarser ones, written out from their keys."""
 

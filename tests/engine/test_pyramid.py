@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 pytest.importorskip("mmengine")
+from authors_files import AUTHORS, authors_backbone
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_state_dict
@@ -289,36 +290,17 @@ def test_init_cfg_takes_the_keys_under_its_prefix(tmp_path: Path) -> None:
         TimmPyramid(**VAN, init_cfg={"type": "Pretrained", "checkpoint": file, "prefix": "x."})
 
 
-def _dense(weights: dict[str, Tensor], heads: tuple[str, ...], norms: dict[str, int]) -> dict[str, Tensor]:
-    """A detector's file of the authors, from the keys of their classifier: other norms in place of the head."""
-    trunk = {f"backbone.{key}": value for key, value in weights.items() if not key.startswith(heads)}
-    for prefix, channels in norms.items():
-        trunk[f"backbone.{prefix}.weight"] = torch.rand(channels)
-        trunk[f"backbone.{prefix}.bias"] = torch.rand(channels)
-    return trunk | {"neck.weight": torch.zeros(1, 1, 1, 1), "neck.bias": torch.zeros(1)}
-
-
-AUTHORS = {
-    "van_b0": ("van_b0", ("head.",), (), 0),
-    "transnext_micro": ("transnext_micro", ("head.",), (), 0),
-    "shvit_s1.official": ("shvit_s1_fused", ("head.",), (), 0),
-    "davit_tiny.official": ("davit_tiny_fused", ("head.", "norms."), ("norm0", "norm1", "norm2", "norm3"), 0),
-    "l2vit_tiny": ("l2vit_tiny", ("head.", "norm."), ("norm0", "norm1", "norm2", "norm3"), 0),
-    "litv2_small": ("litv2_small", ("head.", "norm."), ("norm1", "norm2", "norm3"), 1),
-}
-
-
-@pytest.mark.parametrize("stem", AUTHORS)
+@pytest.mark.parametrize("stem", [stem for stem in AUTHORS if not stem.endswith("_dense")])
 @torch.no_grad()
 def test_a_detector_takes_the_authors_whole_file_by_plain_load_state_dict(
     golden: Callable[[str], Any], stem: str
 ) -> None:
-    name, heads, norms, first = AUTHORS[stem]
+    name, _, norms, first = AUTHORS[stem]
     out_norms = {"type": "LN", "indices": tuple(range(first, 4))} if norms else None
     detector = Detector(model_name=name, out_norms=out_norms).eval()
     backbone = detector.backbone
-    channels = dict(zip(norms, backbone.out_channels[first:], strict=False))
-    file = _dense(golden(stem).weights(), heads, channels)
+    file = authors_backbone(golden(stem).weights(), stem, backbone.out_channels)
+    file |= {"neck.weight": torch.zeros(1, 1, 1, 1), "neck.bias": torch.zeros(1)}
     assert not any(detector.load_state_dict(file))
     for prefix in norms:
         ours = backbone.norms[prefix.removeprefix("norm")]
@@ -421,6 +403,13 @@ def test_published_weights_are_the_models_as_timm_loads_them(tmp_path: Path) -> 
     detector.init_weights()
     kept = detector.backbone.body.state_dict()
     assert same(kept, {key: expected.state_dict()[key] for key in kept})
+
+
+@pytest.mark.parametrize("name", ["biformer_tiny", "van_b4"])
+def test_weights_that_no_link_leads_to_are_asked_for_as_a_file(name: str) -> None:
+    model = TimmPyramid(name, pretrained=True, **ONE_BLOCK)
+    with pytest.raises(UserError, match=rf"no direct link leads to weights of {name};.*pretrained=FILE"):
+        model.init_weights()
 
 
 def test_a_copy_is_a_model_of_its_own() -> None:

@@ -38,3 +38,12 @@ def test_what_is_no_script_is_refused(words: tuple[str, ...], sentence: str, tmp
     done = run(tmp_path, *words)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: {sentence}")
+
+
+def test_what_the_engine_refuses_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("mmengine")
+    (tmp_path / "script.py").write_text("import vertebra.engine.pyramid as p\np.TimmPyramid('van_b9')")
+    done = run(tmp_path, "script.py")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: there is no model 'van_b9'")
