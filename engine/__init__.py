@@ -21,6 +21,7 @@ from . import (  # noqa: E402
     runner,
     seeding,
     transforms,
+    tta,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "runner",
     "seeding",
     "transforms",
+    "tta",
 ]

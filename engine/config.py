@@ -32,10 +32,12 @@ from mmengine.runner import Runner
 from ..backbones._errors import UserError
 from ..backbones._names import check_model_name
 from . import dense_config
+from .slide import complete_slide
 
 _FURTHER_KEYS = {"custom_imports", "runner_type", "compile", "labels", "sync_bn", "find_unused_parameters"}
 _FURTHER_KEYS |= {"pretraining"}  # read by `train`
 _FURTHER_KEYS |= {"model_wrapper_cfg", "activation_checkpointing", "efficient_conv_bn_eval"}
+_FURTHER_KEYS |= {"tta_model", "tta_pipeline"}
 KNOWN_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _FURTHER_KEYS
 
 _OF_MMCV_1 = {
@@ -238,8 +240,9 @@ def check_model(config: Config) -> None:
     """Refuse a model name that timm does not know, and tell the data sets which model they prepare images for.
 
     Raises:
-        UserError: unknown name, with near matches.
+        UserError: unknown name, with near matches; windows of a slide test that cannot be.
     """
+    complete_slide(config.model)
     name = config.model.get("model_name") or (config.model.get("backbone") or {}).get("model_name")
     if name is None:
         return

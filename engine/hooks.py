@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, IterTimerHook, LoggerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from rich.console import Console
@@ -32,7 +32,10 @@ def peak_memory_mb(device: torch.device) -> int:
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """A live line with loss, throughput and time left on a terminal; one line an epoch where the output is a file."""
+    """A live line with loss, throughput and time left on a terminal.
+
+    Where the output is a file: one line an epoch; of a run that counts steps, one at the interval of the logger.
+    """
 
     priority = "LOW"
 
@@ -40,7 +43,8 @@ class ProgressHook(Hook):
         self.console = Console()
         self.bar: Progress | None = None
         self.steps, self.images, self.train_seconds, self.loss = 0, 0, 0.0, float("nan")
-        self.epoch_start: tuple[int, int, float] = (0, 0, 0.0)
+        self.since: tuple[int, int, float] = (0, 0, 0.0)  # where the rates of the next line begin
+        self.told = -1  # the step of the last line
         self.metrics: dict[str, Any] = {}  # of the last evaluation
 
     def before_train(self, runner: Runner) -> None:
@@ -55,7 +59,7 @@ class ProgressHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Remember where the epoch began."""
-        self.epoch_start = (self.steps, self.images, self.train_seconds)
+        self.since = (self.steps, self.images, self.train_seconds)
         self.last = time.perf_counter()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -73,11 +77,21 @@ class ProgressHook(Hook):
         runner.message_hub.update_scalar("train/memory", peak_memory_mb(device))
         if self.bar is not None:
             self.bar.update(self.task, completed=runner.iter + 1, description=self._line(runner, runner.iter + 1))
+        elif not _counts_epochs(runner) and (runner.iter + 1) % _log_interval(runner) == 0:
+            self._tell(runner, runner.iter + 1)
+            self.since = (self.steps, self.images, self.train_seconds)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """The epoch's line."""
-        if is_main_process():
-            self.console.print(self._line(runner, runner.iter), highlight=False)
+        """The epoch's line, or the last one of a run that counts steps."""
+        if self.told != runner.iter:
+            self._tell(runner, runner.iter)
+
+    def after_val(self, runner: Runner) -> None:
+        """Leave the time of an evaluation out of the next step's."""
+        self.last = time.perf_counter()
+        for hook in runner.hooks:
+            if isinstance(hook, IterTimerHook):
+                hook.t = time.time()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """The evaluation's line."""
@@ -101,14 +115,19 @@ class ProgressHook(Hook):
             self.bar.stop()
             self.bar = None
 
+    def _tell(self, runner: Runner, done: int) -> None:
+        self.told = done
+        if is_main_process():
+            self.console.print(self._line(runner, done), highlight=False)
+
     def _line(self, runner: Runner, done: int) -> str:
         now = (self.steps, self.images, self.train_seconds)
-        steps, images, seconds = (value - before for value, before in zip(now, self.epoch_start, strict=True))
+        steps, images, seconds = (value - before for value, before in zip(now, self.since, strict=True))
         left = (runner.max_iters - done) * seconds / max(steps, 1)
         minutes, rest = divmod(round(left), 60)
         rate = runner.optim_wrapper.get_lr()
-        counted = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        where = f"epoch {runner.epoch + 1}/{runner.max_epochs}" if counted else f"step {done}/{runner.max_iters}"
+        epochs = f"epoch {runner.epoch + 1}/{runner.max_epochs}"
+        where = epochs if _counts_epochs(runner) else f"step {done}/{runner.max_iters}"
         parts = [
             where,
             f"loss {self.loss:.4f}",
@@ -117,6 +136,14 @@ class ProgressHook(Hook):
             f"ETA {minutes // 60}:{minutes % 60:02d}:{rest:02d}" if done < runner.max_iters else "done",
         ]
         return "  ".join(parts)
+
+
+def _counts_epochs(runner: Runner) -> bool:
+    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def _log_interval(runner: Runner) -> int:
+    return next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50)
 
 
 @HOOKS.register_module()

@@ -72,9 +72,12 @@ class _EndableLoop(ABC):
         raise Interrupted(self._stop.signum, said)
 
     def save_here(self) -> str:
-        """Save the state between two steps, unless this moment is saved already; the path of the file."""
+        """Save the state between two steps, unless this moment is saved already; the path of the file.
+
+        A file of that name that another run left in the folder is of another state.
+        """
         folder, name = Path(self.runner.work_dir), self._name_here()
-        if not (folder / name).exists():
+        if (folder / name).resolve() not in self.runner.written:
             name = f"iter_{self._iter}.pth"
             self.runner.message_hub.update_info(_INTERRUPTED, name)
             meta = dict(epoch=self._epoch, iter=self._iter)

@@ -14,9 +14,11 @@ from ..backbones._errors import UserError
 from .data import start_worker
 from .seeding import drawn_from
 
+_ENDLESS = ("Infinite", "MultiSource")  # in the names of mmengine's and mmdet's samplers that never end
+
 
 class SeededSamples(Dataset):
-    """A data set whose samples are asked for by (epoch, index); all else is the data set's own."""
+    """A data set whose samples are asked for by (epoch, index); all else is the data set's own, what is set too."""
 
     def __init__(self, samples: Any, seed: int) -> None:
         self.samples, self.seed = samples, seed
@@ -34,16 +36,24 @@ class SeededSamples(Dataset):
             raise AttributeError(name)
         return getattr(self.samples, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # mmdet's hooks put another pipeline into a loader's data set in the middle of a run
+        if name in ("samples", "seed"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.samples, name, value)
+
 
 class ContinuedBatches(Sampler):
     """Batches of (epoch, index), as another sampler deals indices, without the first `skip` of them.
 
     Where that one never ends, the number of a batch stands for the epoch, so that no two augmentations are alike. Where
-    it does, what does not fill a group of batches, which make one optimizer step, stays out.
+    it does, what does not fill a group of batches, which make one optimizer step, stays out. What the other sampler
+    draws from the process's own generators comes from (seed, epoch, number of the batch).
     """
 
-    def __init__(self, batches: BatchSampler, group: int = 1) -> None:
-        self.batches, self.group, self.epoch, self.skip = batches, group, 0, 0
+    def __init__(self, batches: BatchSampler, group: int = 1, seed: int = 0) -> None:
+        self.batches, self.group, self.seed, self.epoch, self.skip = batches, group, seed, 0, 0
 
     @property
     def sampler(self) -> Sampler:
@@ -53,7 +63,7 @@ class ContinuedBatches(Sampler):
     @property
     def endless(self) -> bool:
         """Whether the indices go on for ever."""
-        return "Infinite" in type(self.sampler).__name__
+        return any(name in type(self.sampler).__name__ for name in _ENDLESS)
 
     def set_epoch(self, epoch: int, skip_batches: int = 0) -> None:
         """Start `epoch`, leaving out the batches of it that have been taken already."""
@@ -65,8 +75,14 @@ class ContinuedBatches(Sampler):
         return len(self.batches) // self.group * self.group
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for number, batch in enumerate(self.batches):
+        batches, number = iter(self.batches), -1
+        while True:
+            number += 1
+            with drawn_from(self.seed, self.epoch, number):
+                batch = next(batches, None)
             # the other sampler is heard to its end: mmdet's keep what is left over for the next epoch otherwise
+            if batch is None:
+                return
             if number >= self.skip and (self.endless or number < len(self)):
                 epoch = number if self.endless else self.epoch
                 yield [(epoch, index) for index in batch]
@@ -80,7 +96,7 @@ def continued(loader: DataLoader, seed: int, group: int = 1) -> DataLoader:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else loader.num_workers
     workers = min(loader.num_workers, cores)
-    batches = ContinuedBatches(loader.batch_sampler, group)
+    batches = ContinuedBatches(loader.batch_sampler, group, seed)
     if not batches.endless and not len(batches):
         raise UserError(
             f"{len(loader.dataset)} training images are fewer than one step takes ({group} accumulated): lower "

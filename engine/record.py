@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook
 from torch.utils.data import DataLoader
 
 from ..backbones._errors import UserError
 from .dense import describe_dense, is_dense
+from .dense_config import use_backbone
+from .tta import trained_with_flips
 
 
 def describe_run(runner: Any) -> dict[str, Any]:
@@ -24,11 +27,30 @@ def describe_run(runner: Any) -> dict[str, Any]:
             "labels": list(data.get("classes", ())),
             "images": data.get("images", len(loader.dataset) if loader is not None else 0),
             "transform": transform,
+            "flips": trained_with_flips(runner.cfg or {}),
             "ema": any(isinstance(hook, EMAHook) for hook in runner.hooks),
             "steps_per_epoch": len(loader) if loader is not None else 0,
             "step_images": images_a_step(loader) if loader is not None else 0,
         }
     )
+
+
+def follow_backbone(config: Config, known: Mapping[str, Any], source: str) -> None:
+    """Give a detector's or segmenter's config the backbone that a checkpoint was trained with (`train --backbone`).
+
+    Args:
+        config: its backbone is replaced where the checkpoint names another; this is said.
+        known: as `described` tells it.
+        source: the checkpoint's file, for messages.
+
+    Raises:
+        UserError: the config's neck and heads do not take that backbone.
+    """
+    backbone, name = config.model.backbone, known.get("model_name")
+    if "kind" not in known or backbone.get("type") != "TimmPyramid" or name == backbone.get("model_name"):
+        return
+    print(f"{source} was trained with {name}, which takes the place of the config's {backbone.get('model_name')}")
+    use_backbone(config, str(name))
 
 
 def images_a_step(loader: DataLoader) -> int:

@@ -8,12 +8,13 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -47,6 +48,11 @@ class VertebraRunner(Runner):
     """
 
     _saved: ClassVar[dict[str, Any]] = {}  # of the checkpoint that the run was resumed from: see `record`
+
+    @cached_property
+    def written(self) -> set[Path]:
+        """The checkpoints that hold states of this very run: those it has saved, and the one it was resumed from."""
+        return set()
 
     def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
         """mmengine's, and the hooks that resuming and watching rely on, whatever a config's list of hooks says."""
@@ -130,7 +136,8 @@ class VertebraRunner(Runner):
             )
 
     def _bare_model(self) -> Any:
-        return self.model.module if is_model_wrapper(self.model) else self.model
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        return model.module if isinstance(model, BaseTTAModel) else model
 
     @property
     def checkpoint_args(self) -> dict[str, Any]:
@@ -138,9 +145,12 @@ class VertebraRunner(Runner):
         hook = self._checkpoint_hook
         return {"backend_args": hook.backend_args} if hook else {}
 
-    def save_checkpoint(self, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """mmengine's file, with what rebuilds the model and says where in the epoch it stands."""
-        super().save_checkpoint(*args, meta={**(meta or {}), "vertebra": describe_run(self)}, **kwargs)
+        super().save_checkpoint(out_dir, filename, *args, meta=dict(meta or {}, vertebra=describe_run(self)), **kwargs)
+        self.written.add(Path(out_dir, filename).resolve())
 
     def train(self) -> nn.Module:
         """Train, and leave no worker of a loader behind, however it ends."""
@@ -242,6 +252,7 @@ class VertebraRunner(Runner):
                 f"{filename} was written with another optimizer, parameter groups or precision than this run's: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        self.written.add(Path(filename).resolve())
         self._take_over_seed()
         self._forget_other_folders()
         self._place_in_epoch(filename)
@@ -280,13 +291,18 @@ class VertebraRunner(Runner):
                 self.message_hub.pop_info(key)
 
     def _place_in_epoch(self, filename: str) -> None:
-        loop = self.train_loop
+        loop, then = self.train_loop, self._saved
+        images, before = images_a_step(loop.dataloader), then.get("step_images")
         if not isinstance(loop, EpochBasedTrainLoop):
+            if before not in (None, images):
+                self.logger.warning(
+                    f"{filename} was saved by a run of {before} images a step, and this one takes {images}: it goes on "
+                    f"at step {loop._iter} of its own order, so some images come again and others later"
+                )
             return
-        then = self._saved
         steps = then.get("steps_per_epoch") or len(loop.dataloader)
         taken = loop._iter - loop._epoch * steps
-        same = (steps, then.get("step_images")) == (len(loop.dataloader), images_a_step(loop.dataloader))
+        same = (steps, before) == (len(loop.dataloader), images)
         # a file of the last step holds a whole epoch that has not been ended yet: the loop ends it without a step
         if same and order_of(loop.dataloader) is not None and 0 <= taken <= steps:
             return

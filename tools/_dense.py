@@ -49,6 +49,8 @@ def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Den
     from mmengine.registry import MODELS, init_default_scope
     from vertebra.engine.dense import load_dense
     from vertebra.engine.dense_config import names_of_config, set_class_count
+    from vertebra.engine.record import follow_backbone
+    from vertebra.engine.slide import complete_slide
 
     if not Path(checkpoint).suffix:
         raise UserError(f"a {config.model.type} has no published weights: name a checkpoint file before the images")
@@ -56,6 +58,8 @@ def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Den
     known = described(read)
     scope = config.get("default_scope")
     init_default_scope(scope)
+    complete_slide(config.model)
+    follow_backbone(config, known, checkpoint)
     labels = list(known.get("labels") or names_of_config(config) or ())
     if known.get("labels"):
         set_class_count(config.model, len(labels))

@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("checkpoint", metavar="CHECKPOINT|pretrained", help="a file, or the published weights")
     add("--data", metavar="DIR", help="the data folder: with val/, or itself holding the class folders")
     add("--out", metavar="FILE.json", help="where the metrics are written")
+    add("--tta", action="store_true", help="see each image in several views, scaled and flipped, and predict from all")
     add("--batch-size", type=int, metavar="N", help="images at a time (default: the config's, 64 for a name)")
     add("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config")
     return parser
@@ -53,6 +54,8 @@ def prepare(args: argparse.Namespace) -> Any:
     """The config of the evaluation: no training in it, and the checkpoint as what it loads."""
     from vertebra.engine import config as configs
     from vertebra.engine.dense_config import check_data, is_dense, use_classes
+    from vertebra.engine.record import follow_backbone
+    from vertebra.engine.tta import use_views
 
     try:
         configs.find_config(args.target)
@@ -66,6 +69,9 @@ def prepare(args: argparse.Namespace) -> Any:
             raise UserError(f"{args.target!r} is neither a config nor a model: {no_model}") from no_config
         config = config_for_name(args.target, args.checkpoint, args.data, args.batch_size or 64)
     dense = is_dense(config)
+    known = {} if args.checkpoint == PRETRAINED else described(read_checkpoint(args.checkpoint))
+    if dense:
+        follow_backbone(config, known, args.checkpoint)
     if args.data:
         configs.use_data(config, args.data)
     elif not dense and not Path(_root(config, "test")).exists() and Path(_root(config, "val")).exists():
@@ -83,7 +89,11 @@ def prepare(args: argparse.Namespace) -> Any:
         config.model.pretrained = True
     else:
         config.load_from = args.checkpoint
-        config.labels = config.get("labels") or described(read_checkpoint(args.checkpoint)).get("labels")
+        config.labels = config.get("labels") or known.get("labels")
+    args.views = use_views(config, known.get("flips")) if args.tta else 1
+    if args.tta:
+        source = ", as its tta_pipeline says" if config.get("tta_pipeline") else ""
+        print(f"each image is seen in {args.views} views{source}")
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "val_dataloader", "val_cfg"):
         config.pop(key, None)
     config.pop("val_evaluator", None)
@@ -124,16 +134,17 @@ def evaluate(args: argparse.Namespace, folder: str) -> tuple[dict[str, Any], lis
     with explaining(lambda: False):
         found = runner.test()
     seconds = time.perf_counter() - began
-    if is_dense(config):
+    model = config.model.get("module", config.model)  # inside of what merges views
+    if is_dense({"model": model}):
         found = {**_without_finds(runner), **flat_metrics(found), "images": len(runner.test_dataloader.dataset)}
-        name = config.model.backbone.get("model_name", config.model.backbone.type)
-        return _report(found, seconds, f"{config.model.type} on {name}", args), []
+        name = model.backbone.get("model_name", model.backbone.type)
+        return _report(found, seconds, f"{model.type} on {name}", args), []
     if not found["images"]:
         raise UserError(f"none of the {found['unreadable']} images of the test data can be read")
     names = runner.test_dataloader.dataset.metainfo["classes"]
     confusion = runner.test_loop.evaluator.metrics[0].confusion
     lines = confusion_summary(confusion, names) if confusion is not None and len(names) == len(confusion) else []
-    return _report(found, seconds, config.model.model_name, args), lines
+    return _report(found, seconds, model.model_name, args), lines
 
 
 def _without_finds(runner: Any) -> dict[str, float]:
@@ -148,6 +159,7 @@ def _report(found: dict[str, Any], seconds: float, model: str, args: argparse.Na
     """What the metrics file holds."""
     return {
         **found,
+        **({"tta": True, "views": args.views} if args.tta else {}),
         "seconds": round(seconds, 3),
         "model": model,
         "config": args.target,

@@ -12,6 +12,7 @@ from mmengine.dataset import DefaultSampler
 from torch.utils.data import DataLoader, TensorDataset
 from vertebra.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from vertebra.engine.order import continued
+from vertebra.engine.runner import VertebraRunner
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,33 @@ def test_steps_go_on_over_the_end_of_an_order_and_from_any_place() -> None:
     assert steps(4, 5) == whole[4:]
     assert all(sorted(chain(*whole[i : i + 3])) == list(range(5)) for i in (0, 3, 6))
     assert whole[:3] != whole[3:6]
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["left by another run", "saved by this run"])
+def test_a_moment_is_saved_unless_this_run_has_saved_it(ours: bool, tmp_path: Path) -> None:
+    file = tmp_path / "iter_8.pth"
+    file.write_text("what was there")
+    saved: list[str] = []
+    loop: Any = object.__new__(ResumableIterLoop)
+    loop._iter, loop._epoch = 8, 0
+    loop._runner = SimpleNamespace(
+        work_dir=str(tmp_path),
+        written={file.resolve()} if ours else set(),
+        message_hub=SimpleNamespace(update_info=lambda *_: None),
+        save_checkpoint=lambda folder, name, **_: saved.append(name),
+    )
+    assert loop.save_here() == str(file)
+    assert saved == ([] if ours else ["iter_8.pth"])
+
+
+@pytest.mark.parametrize(("saved", "warned"), [(4, True), (2, False), (None, False)])
+def test_a_run_of_steps_that_goes_on_with_another_batch_size_says_so(saved: int | None, warned: bool) -> None:
+    said: list[str] = []
+    loop: Any = object.__new__(ResumableIterLoop)
+    loop.dataloader, loop._iter = DataLoader(TensorDataset(torch.arange(8)), batch_size=2), 30
+    known = {"step_images": saved} if saved else {}
+    runner: Any = SimpleNamespace(train_loop=loop, _saved=known, logger=SimpleNamespace(warning=said.append))
+    VertebraRunner._place_in_epoch(runner, "iter_30.pth")
+    assert loop._iter == 30
+    assert bool(said) is warned
+    assert not warned or "a run of 4 images a step, and this one takes 2: it goes on at step 30" in said[0]

@@ -1,12 +1,17 @@
 """An order of samples that is continued in its middle, with augmentation that hangs on nothing but the place in it."""
 
+import logging
 import random
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 from vertebra.backbones._errors import UserError
 from vertebra.engine.order import ContinuedBatches, continued, order_of
 
@@ -83,6 +88,81 @@ def test_an_order_without_end_is_continued_too_and_never_draws_the_same_twice() 
     assert dealt(epoch=0, skip=15, count=5, kind=InfiniteSampler) == long[15:]
     drawn = [tuple(draws) for batch in long for _, *draws in batch]
     assert len(set(drawn)) == len(drawn)
+
+
+class Sources(Numbers):
+    """Five and six samples of two sources, as mmengine's ConcatDataset tells them."""
+
+    def __init__(self) -> None:
+        self.datasets, self.cumulative_sizes = (range(5), range(6)), [5, 11]
+
+
+def test_batches_of_several_sources_go_on_for_ever_and_are_continued() -> None:
+    samplers = pytest.importorskip("mmdet.datasets.samplers")
+
+    def batches(skip: int, count: int) -> list[list[tuple[int, int]]]:
+        sources = Sources()
+        inner = BatchSampler(samplers.MultiSourceSampler(sources, 3, [1, 2], seed=0), 3, drop_last=False)
+        order = ContinuedBatches(inner)
+        order.set_epoch(0, skip)
+        return list(islice(order, count))
+
+    long = batches(0, 20)
+    assert all([index < 5 for _, index in batch] == [True, False, False] for batch in long)
+    assert batches(15, 5) == long[15:]
+
+
+class Rolling(Sampler):
+    """Deals what the process's own generator draws, as mmdet's GroupMultiSourceSampler does."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.randint(11) for _ in range(11))
+
+    def __len__(self) -> int:
+        return 11
+
+
+def test_an_order_that_is_drawn_from_the_process_depends_on_the_place_alone() -> None:
+    def batches(skip: int, drawn_before: int, seed: int = 0) -> list[list[tuple[int, int]]]:
+        np.random.seed(drawn_before)
+        order = ContinuedBatches(BatchSampler(Rolling(), 2, drop_last=False), seed=seed)
+        order.set_epoch(1, skip)
+        return list(order)
+
+    whole = batches(0, drawn_before=1)
+    assert batches(2, drawn_before=2) == whole[2:]
+    assert batches(0, drawn_before=1, seed=4) != whole
+
+
+class Piped(Numbers):
+    """A data set with a pipeline, as mmdet's have one."""
+
+    pipeline: Any = staticmethod(lambda index: index)
+
+    def __getitem__(self, index: int) -> int:
+        return self.pipeline(index)
+
+
+def minus(index: int) -> int:
+    return -index
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pipeline_that_a_hook_puts_in_reaches_the_data_set_and_its_workers(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = pytest.importorskip("mmdet.engine.hooks")
+    monkeypatch.setattr(sys.modules[hooks.PipelineSwitchHook.__module__], "Compose", lambda pipeline: pipeline)
+    numbers = Piped()
+    plain = DataLoader(numbers, batch_size=11, sampler=DefaultSampler(numbers), num_workers=workers, collate_fn=sorted)
+    loader = continued(plain, seed=0)
+    runner = SimpleNamespace(train_dataloader=loader, logger=logging.getLogger(), epoch=0)
+    hook = hooks.PipelineSwitchHook(1, minus)
+    seen = []
+    for runner.epoch in range(3):
+        hook.before_train_epoch(runner)
+        seen += list(loader)
+    assert seen == [list(range(11)), *[list(range(-10, 1))] * 2]
 
 
 def test_what_is_asked_of_the_data_set_is_answered_by_it() -> None:

@@ -107,6 +107,13 @@ def test_a_name_and_a_file_are_enough_to_test(run: Path, folder: Path) -> None:
     assert by_name["images"] == 12
 
 
+def test_views_of_a_model_that_was_trained_without_flips_are_zoomed_alone(run: Path, folder: Path) -> None:
+    tool(folder, "test", "van_b0", run / "epoch_2.pth", "--data", "data", "--out", "views.json", "--tta")
+    metrics = json.loads((folder / "views.json").read_text())
+    assert (metrics["tta"], metrics["views"], metrics["images"]) == (True, 3, 12)
+    assert metrics["model"] == "van_b0"
+
+
 def test_predictions_are_drawn_and_listed_with_the_data_sets_own_labels(run: Path, folder: Path) -> None:
     tool(folder, "infer", "van_b0", run / "epoch_2.pth", "data/val/class1", "data/val/class2/0.png", "--out", "out")
     results = json.loads((folder / "out/results.json").read_text())

@@ -100,6 +100,38 @@ def test_metrics_are_fractions_under_our_names(
     assert metrics["checkpoint"] == str(checkpoint)
 
 
+def test_views_of_each_image_are_counted_in_the_metrics(
+    trained: tuple[str, Path], folder: Path, tool: Callable[..., Started]
+) -> None:
+    kind, checkpoint = trained
+    where = ["--data", "digits", "--out", f"{kind}_views.json"]
+    done = tool("test", f"{kind}.py", checkpoint, *where, "--tta", "--cfg-options", "tta_pipeline=None")
+    assert done.code == 0, done.said
+    metrics = json.loads((folder / f"{kind}_views.json").read_text())
+    assert (metrics["tta"], metrics["views"], metrics["images"]) == (True, {"boxes": 3, "segments": 6}[kind], 2)
+    assert 0 <= metrics[{"boxes": "box_AP", "segments": "mIoU"}[kind]] <= 1
+
+
+@pytest.mark.all
+def test_a_run_with_another_backbone_is_tested_by_its_config_and_by_the_one_it_came_from(
+    folder: Path, tool: Callable[..., Started]
+) -> None:
+    done = tool("train", "segments.py", "--backbone", "resnet10t", "--data", "digits", "--work-dir", "wd_other")
+    assert done.code == 0, done.said
+    checkpoint = "wd_other/iter_2.pth"
+    done = tool("test", "segments.py", checkpoint, "--data", "digits", "--out", "other.json")
+    assert done.code == 0, done.said
+    assert "was trained with resnet10t, which takes the place of the config's van_b0" in done.said
+    assert json.loads((folder / "other.json").read_text())["model"] == "EncoderDecoder on resnet10t"
+    image = next((folder / "digits/coco/val2017").iterdir())
+    for config in ("segments.py", "wd_other/segments.py"):
+        done = tool("infer", config, checkpoint, image, "--out", "out_other")
+        assert done.code == 0, done.said
+        assert ("takes the place" in done.said) == (config == "segments.py")
+        (result,) = json.loads((folder / "out_other/results.json").read_text())
+        assert result["labels"].keys() <= set(NAMES)
+
+
 def test_predictions_are_drawn_and_listed(
     trained: tuple[str, Path], folder: Path, tool: Callable[..., Started]
 ) -> None:

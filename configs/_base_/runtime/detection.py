@@ -9,4 +9,4 @@ default_hooks = dict(
 env_cfg = dict(cudnn_benchmark=False)  # images come in many sizes
 log_processor = dict(window_size=50)
 visualizer = dict(type="DetLocalVisualizer", name="visualizer")
-tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100))
+tta_model = dict(type="DetectorTTA")

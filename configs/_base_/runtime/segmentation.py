@@ -9,4 +9,4 @@ default_hooks = dict(
 )
 log_processor = dict(by_epoch=False, window_size=50)
 visualizer = dict(type="SegLocalVisualizer", name="visualizer")
-tta_model = dict(type="SegTTAModel")
+tta_model = dict(type="SegmenterTTA")

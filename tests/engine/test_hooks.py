@@ -1,0 +1,82 @@
+"""What a run tells while it goes."""
+
+import io
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import IterTimerHook, LoggerHook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from rich.console import Console
+from vertebra.engine.hooks import ProgressHook
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock that stands still until it is moved."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(time, "time", lambda: clock.now)
+    return clock
+
+
+def run(clock: SimpleNamespace, loop: type, steps: int, evaluated: int = 0) -> list[str]:
+    """The lines of a run of 8 images and half a second a step, logged every 4, evaluated for an hour after one."""
+    hook, timer = ProgressHook(), IterTimerHook()
+    output = io.StringIO()
+    hook.console = Console(file=output, width=200)
+    times: list[float] = []
+    hub = SimpleNamespace(
+        update_scalar=lambda name, value: times.append(value) if name == "train/time" else None,
+        update_info=lambda *_: None,
+        get_scalar=lambda _: SimpleNamespace(current=lambda: 0.5),
+    )
+    runner: Any = SimpleNamespace(
+        hooks=[hook, timer, LoggerHook(interval=4)],
+        model=torch.nn.Linear(1, 1),
+        message_hub=hub,
+        optim_wrapper=SimpleNamespace(get_lr=lambda: {"lr": [0.1]}),
+        train_loop=object.__new__(loop),
+        iter=0,
+        epoch=0,
+        max_iters=steps,
+        max_epochs=1,
+        world_size=1,
+    )
+    for part in (hook, timer):
+        part.before_train(runner)
+        part.before_train_epoch(runner)
+    for step in range(steps):
+        clock.now += 0.5
+        for part in (timer, hook):
+            part.after_train_iter(runner, step, {"inputs": [None] * 8}, {"loss": torch.ones(())})
+        runner.iter += 1
+        if runner.iter == evaluated:
+            clock.now += 3600
+            hook.after_val(runner)
+    hook.after_train_epoch(runner)
+    assert times == [0.5] * steps, "the log's time of a step holds something else"
+    return output.getvalue().splitlines()
+
+
+def test_a_run_of_steps_says_where_it_is_as_often_as_it_is_logged(clock: SimpleNamespace) -> None:
+    said = run(clock, IterBasedTrainLoop, steps=10)
+    assert [line.split("  ")[0] for line in said] == ["step 4/10", "step 8/10", "step 10/10"]
+    assert [line.split("  ")[-1] for line in said] == ["ETA 0:00:03", "ETA 0:00:01", "done"]
+    assert [line.split("  ")[-2] for line in said] == ["16 img/s"] * 3
+
+
+def test_a_run_of_epochs_says_a_line_an_epoch(clock: SimpleNamespace) -> None:
+    (said,) = run(clock, EpochBasedTrainLoop, steps=10)
+    assert said.startswith("epoch 1/1")
+
+
+def test_the_last_line_is_said_once(clock: SimpleNamespace) -> None:
+    assert len(run(clock, IterBasedTrainLoop, steps=8)) == 2
+
+
+def test_an_evaluation_is_no_part_of_a_steps_time(clock: SimpleNamespace) -> None:
+    said = run(clock, IterBasedTrainLoop, steps=8, evaluated=5)
+    assert said[1].split("  ")[-2:] == ["16 img/s", "done"]
