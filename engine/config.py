@@ -32,13 +32,15 @@ from mmengine.runner import Runner
 from ..backbones._errors import UserError
 from ..backbones._names import check_model_name
 from . import dense_config
+from .dense_fit import check_fit
+from .quiet import import_quietly
 from .slide import complete_slide
 
 _FURTHER_KEYS = {"custom_imports", "runner_type", "compile", "labels", "sync_bn", "find_unused_parameters"}
 _FURTHER_KEYS |= {"pretraining"}  # read by `train`
 _FURTHER_KEYS |= {"model_wrapper_cfg", "activation_checkpointing", "efficient_conv_bn_eval"}
-_FURTHER_KEYS |= {"tta_model", "tta_pipeline"}
 KNOWN_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _FURTHER_KEYS
+_BESIDE = {"tta_model", "tta_pipeline"}  # no misspellings of them are sought: configs call variables test_pipeline
 
 _OF_MMCV_1 = {
     "optimizer": "optim_wrapper.optimizer",
@@ -95,6 +97,8 @@ def read_config(name: str) -> Config:
         reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {reason}") from error
     check_keys(config, str(path))
+    if config.get("default_scope") in ("mmdet", "mmseg"):
+        import_quietly(config.default_scope)
     return config
 
 
@@ -164,7 +168,7 @@ def check_keys(config: Mapping[str, Any], where: str) -> None:
         if key in _OF_MMCV_1 and not isinstance(config[key], str) and _is_unread(key, config, where):
             raise UserError(f"{where}: {key!r} is a name of mmcv 1; mmengine reads {_OF_MMCV_1[key]}")
         near = get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.85)
-        if key not in KNOWN_KEYS and near:
+        if key not in KNOWN_KEYS | _BESIDE and near:
             raise UserError(f"{where}: there is no key {key!r}; did you mean {near[0]!r}?")
     missing = [key for key in ("model",) if key not in config]
     if missing:
@@ -206,7 +210,7 @@ def _check_option(config: Config, dotted: str) -> None:
     known = set(place) if isinstance(place, Mapping) else set()
     if last in known or not isinstance(place, Mapping):
         return
-    accepted = _accepted(place) if parents else KNOWN_KEYS
+    accepted = _accepted(place) if parents else KNOWN_KEYS | _BESIDE
     if accepted is None or last in accepted:
         return
     near = get_close_matches(last, known | accepted, n=1, cutoff=0.5)
@@ -237,16 +241,20 @@ def _some(names: Any) -> str:
 
 
 def check_model(config: Config) -> None:
-    """Refuse a model name that timm does not know, and tell the data sets which model they prepare images for.
+    """Refuse a model name that timm does not know, and a neck or heads that do not fit the model's maps.
+
+    Data sets are told which model they prepare images for.
 
     Raises:
-        UserError: unknown name, with near matches; windows of a slide test that cannot be.
+        UserError: unknown name, with near matches; windows of a slide test that cannot be; or what does not fit.
     """
     complete_slide(config.model)
     name = config.model.get("model_name") or (config.model.get("backbone") or {}).get("model_name")
     if name is None:
         return
     check_model_name(name)
+    if dense_config.is_dense(config):
+        check_fit(config.model)
     for part in ("train", "val", "test"):
         dataset = (config.get(f"{part}_dataloader") or {}).get("dataset", {})
         if dataset.get("type") == "TimmDataset":

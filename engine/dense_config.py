@@ -4,7 +4,6 @@ What a config leaves open follows from what it is given: the channels of neck an
 and numbers of classes from the annotations. All of it is done before anything is built.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from mmengine.config import Config
 
 from ..backbones._errors import UserError
+from .coco_file import read_coco
 from .dense_backbone import use_backbone as use_backbone
 
 _PARTS = ("train", "val", "test")
@@ -66,18 +66,23 @@ def use_data(config: Config, folder: str) -> None:
 
 
 def check_data(config: Mapping[str, Any], part: str) -> None:
-    """Refuse to begin where the folder of a part's data is missing.
+    """Refuse to begin where the data of a part, and what training evaluates on, are missing.
 
     Raises:
-        UserError: names the folder, and says what lies in it.
+        UserError: names the folder or file, and says what lies in it.
     """
-    for entry in walk(config.get(f"{part}_dataloader")):
+    parts = ("train", "val") if part == "train" else (part,)
+    for entry in walk([config.get(f"{name}_dataloader") for name in parts]):
         root = entry.get("data_root")
-        if root and not Path(root).is_dir():
-            layout = _LAYOUTS.get(config.get("default_scope", ""), "")
-            raise UserError(
-                f"data folder {root} does not exist: put {layout or 'the data'} there, or name it by --data"
-            )
+        if not root or entry.get("backend_args"):
+            continue
+        layout = _LAYOUTS.get(config.get("default_scope", ""), "") or "the data"
+        if not Path(root).is_dir():
+            raise UserError(f"data folder {root} does not exist: put {layout} there, or name it by --data")
+        places = [entry.get("ann_file"), *(entry.get("data_prefix") or {}).values()]
+        for place in (Path(root) / str(place) for place in places if place):
+            if "://" not in str(place) and not place.exists():
+                raise UserError(f"{place} does not exist: the data folder is to hold {layout} (--data names another)")
 
 
 def data_root(config: Mapping[str, Any]) -> str | None:
@@ -216,7 +221,7 @@ def _names_in_data(config: Mapping[str, Any]) -> list[str] | None:
     found: dict[Path, list[str]] = {}
     for entry in _data_sets(config):
         file = Path(entry["data_root"]) / str(entry.get("ann_file", ""))
-        if "Coco" in str(entry["type"]) and file.suffix == ".json" and file.is_file() and file not in found:
+        if "CocoDataset" in str(entry["type"]) and file.suffix == ".json" and file.is_file() and file not in found:
             found[file] = _coco_names(file)
     for file, names in found.items():
         first, expected = next(iter(found.items()))
@@ -227,11 +232,4 @@ def _names_in_data(config: Mapping[str, Any]) -> list[str] | None:
 
 def _coco_names(file: Path) -> list[str]:
     """The names of a COCO file's categories in its own order, by which mmdet numbers them."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        names = [str(entry["name"]) for entry in content["categories"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is no COCO annotation file: {type(error).__name__}: {error}") from error
-    if not names:
-        raise UserError(f"{file} has no categories")
-    return names
+    return [str(entry["name"]) for entry in read_coco(file)["categories"]]

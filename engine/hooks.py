@@ -170,15 +170,18 @@ def _without_numpy(value: Any) -> Any:
 class UnreadableImagesHook(Hook):
     """Counts images that could not be read, names each once, and ends the run when they are too many.
 
+    Of detectors and segmenters it reads what `dense_data` has written into the samples: skipped ones, ignored labels.
+
     Args:
-        limit: so many different unreadable images are skipped; one more is an error.
+        limit: so many different images are skipped, and so many have labels that are ignored; one more is an error.
     """
 
     priority = "ABOVE_NORMAL"
 
     def __init__(self, limit: int = 20) -> None:
         self.limit = limit
-        self.seen: dict[str, set[int]] = {"train": set(), "val": set(), "test": set()}
+        self.seen: dict[str, set[int | str]] = {"train": set(), "val": set(), "test": set()}
+        self.ignored: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Look through a training batch."""
@@ -193,15 +196,30 @@ class UnreadableImagesHook(Hook):
         self._count(runner, "test", data_batch, runner.test_dataloader)
 
     def _count(self, runner: Runner, split: str, batch: Any, loader: Any) -> None:
+        for sample in _data_samples(batch):
+            for kind, seen in (("skipped", self.seen), ("ignored", self.ignored)):
+                for reason in sorted(set(sample.get(kind) or ()) - seen[split]):
+                    self._tell(runner, seen[split], reason, f"{split} {reason}: {kind}", kind)
         for index in batch["unreadable"][batch["unreadable"] >= 0].tolist() if "unreadable" in batch else ():
             if index in self.seen[split]:
                 continue
-            self.seen[split].add(index)
-            count = len(self.seen[split])
             name = loader.dataset.filename(index)
-            if count > self.limit:
-                raise UserError(
-                    f"{count} images of {split} cannot be read, the last is {name}; {self.limit} are skipped at most "
-                    "(custom_hooks: UnreadableImagesHook.limit)"
-                )
-            runner.logger.warning(f"{split} image {name} cannot be read and is skipped ({count} so far)")
+            self._tell(
+                runner, self.seen[split], index, f"{split} image {name} cannot be read and is skipped", "skipped"
+            )
+
+    def _tell(self, runner: Runner, seen: set[Any], key: int | str, sentence: str, done: str) -> None:
+        seen.add(key)
+        if len(seen) > self.limit:
+            raise UserError(
+                f"{sentence}; it is number {len(seen)}, and {self.limit} are {done} at most (custom_hooks: "
+                "UnreadableImagesHook.limit)"
+            )
+        runner.logger.warning(f"{sentence} ({len(seen)} so far)")
+
+
+def _data_samples(batch: Any) -> list[Any]:
+    """The data samples of a batch of mmdet's or mmseg's, several where there are several views of an image."""
+    samples = (batch.get("data_samples") or ()) if isinstance(batch, Mapping) else ()
+    views = [view for sample in samples for view in (sample if isinstance(sample, list | tuple) else [sample])]
+    return [view for view in views if hasattr(view, "get")]

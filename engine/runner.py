@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -25,6 +26,7 @@ from ..backbones._errors import UserError
 from .atomic import remove_leftovers
 from .data import build_loader, end_workers, start_worker
 from .dense import is_dense, load_dense
+from .dense_data import checked_evaluator, checked_loader
 from .order import continued, order_of
 from .record import check_same_run, describe_run, images_a_step
 
@@ -86,7 +88,9 @@ class VertebraRunner(Runner):
         if dataloader["dataset"].get("type") != _OWN_DATA:
             if not dataloader.get("num_workers"):
                 dataloader = {key: value for key, value in dataloader.items() if key not in _OF_WORKERS}
-            loader = Runner.build_dataloader(dataloader, self.seed if seed is None else seed, diff_rank_seed)
+            loader = Runner.build_dataloader(
+                checked_loader(dataloader), self.seed if seed is None else seed, diff_rank_seed
+            )
             loader.worker_init_fn = start_worker
             if getattr(loader.dataset, "test_mode", False):
                 return loader
@@ -98,6 +102,10 @@ class VertebraRunner(Runner):
         loader = build_loader(**cfg, group=group, seed=self.seed or 0, class_map=class_map)
         self._check_classes(loader)
         return loader
+
+    def build_evaluator(self, evaluator: Any) -> Evaluator:
+        """mmengine's, with COCO's metric in a form that leaves out images which cannot be read."""
+        return super().build_evaluator(checked_evaluator(evaluator))
 
     def _check_saving(self) -> None:
         """Refuse what could not be resumed exactly: a checkpoint between the batches of one optimizer step."""

@@ -136,7 +136,7 @@ def evaluate(args: argparse.Namespace, folder: str) -> tuple[dict[str, Any], lis
     seconds = time.perf_counter() - began
     model = config.model.get("module", config.model)  # inside of what merges views
     if is_dense({"model": model}):
-        found = {**_without_finds(runner), **flat_metrics(found), "images": len(runner.test_dataloader.dataset)}
+        found = {**flat_metrics(found), **_images(runner)}
         name = model.backbone.get("model_name", model.backbone.type)
         return _report(found, seconds, f"{model.type} on {name}", args), []
     if not found["images"]:
@@ -147,12 +147,13 @@ def evaluate(args: argparse.Namespace, folder: str) -> tuple[dict[str, Any], lis
     return _report(found, seconds, model.model_name, args), lines
 
 
-def _without_finds(runner: Any) -> dict[str, float]:
-    """The scores of a detector that finds nothing, of which mmdet's metric says nothing."""
-    metrics = (metric for metric in runner.test_loop.evaluator.metrics if type(metric).__name__ == "CocoMetric")
-    kinds = {kind for metric in metrics for kind in metric.metrics}
-    names = {"bbox": ("box_AP", "box_AP50"), "segm": ("mask_AP", "mask_AP50")}
-    return {name: 0.0 for kind, of_kind in names.items() if kind in kinds for name in of_kind}
+def _images(runner: Any) -> dict[str, int]:
+    """How many images were counted, and how many could not be: missing ones, and those that could not be read."""
+    from vertebra.engine.hooks import UnreadableImagesHook
+
+    samples = runner.test_dataloader.dataset
+    skipped = sum(len(hook.seen["test"]) for hook in runner.hooks if isinstance(hook, UnreadableImagesHook))
+    return {"images": len(samples) - skipped, "unreadable": getattr(samples, "missing", 0) + skipped}
 
 
 def _report(found: dict[str, Any], seconds: float, model: str, args: argparse.Namespace) -> dict[str, Any]:

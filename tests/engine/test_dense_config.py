@@ -124,6 +124,10 @@ def test_another_folder_takes_the_place_of_every_path_in_the_old_one(tmp_path: P
 def test_data_that_is_not_there_is_told_its_layout(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist: put COCO's train2017/.* or name it by --data"):
         dense_config.check_data(with_data(tmp_path / "nowhere"), "train")
+    write_coco(tmp_path, ["nut"])
+    with pytest.raises(UserError, match=r"val\.json does not exist: the data folder is to hold COCO's"):
+        dense_config.check_data(with_data(tmp_path), "train")
+    write_coco(tmp_path, ["nut"], "val.json")
     dense_config.check_data(with_data(tmp_path), "train")
 
 

@@ -14,6 +14,7 @@ pytest.importorskip("mmdet")
 BACKBONE = "backbone=dict(model_name='van_b0', pretrained=False, depths=(1, 1, 1, 1), drop_path_rate=0.2)"
 DETECTOR = """
 _base_ = "demo/retinanet_digits"
+pretraining = None
 model = dict({backbone})
 train_dataloader = dict(batch_size=2, num_workers=2)
 train_cfg = dict(max_epochs=2, val_interval=2)

@@ -1,6 +1,7 @@
 """Detectors and segmenters from training to pictures, on a few scenes of digits."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ SMALL = "backbone=dict(model_name='van_b0', pretrained=False, depths=(1, 1, 1, 1
 CONFIGS = {
     "boxes": """
 _base_ = "demo/retinanet_digits"
+pretraining = None
 model = dict({small})
 train_dataloader = dict(batch_size=2, num_workers=0)
 val_dataloader = dict(num_workers=0)
@@ -164,3 +166,43 @@ def test_a_checkpoint_of_another_model_is_refused_in_a_sentence(
     assert done.code == 2
     assert done.said.count("error: ") == 1
     assert "does not fit" in done.said or "has nothing of" in done.said
+
+
+@pytest.fixture(scope="module")
+def damaged(folder: Path) -> Path:
+    """The scenes, of which some files are missing, unreadable, of another size or with a label that no class has."""
+    path = folder / "damaged"
+    shutil.copytree(folder / "digits", path, ignore=shutil.ignore_patterns("imagenet"))
+    (path / "coco/train2017/000000000001.jpg").unlink()
+    (path / "coco/train2017/000000000002.jpg").write_bytes(b"no image")
+    Image.new("RGB", (64, 64)).save(path / "coco/val2017/000000000009.jpg")
+    file = path / "coco/annotations/instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][-1]["bbox"] = []
+    file.write_text(json.dumps(content))
+    first, second = sorted((path / "ade20k/annotations/validation").iterdir())
+    Image.new("L", (64, 64)).save(first)
+    Image.fromarray(np.full((128, 128), 77, np.uint8)).save(second)
+    return path
+
+
+def test_damaged_images_and_annotations_are_told_and_trained_on(damaged: Path, tool: Callable[..., Started]) -> None:
+    done = tool("train", "boxes.py", "--data", damaged, "--work-dir", "wd_damaged")
+    assert done.code == 0, done.said
+    assert "annotations without a box of four numbers, left out: 1; images missing in" in done.said
+    assert "train2017/000000000002.jpg cannot be read (it cannot be decoded): skipped (1 so far)" in done.said
+    assert "val2017/000000000009.jpg is 64 x 64 pixels, and its annotations are for 128 x 128: skipped" in done.said
+    assert "loading annotations" not in done.said
+    assert "OneDL" not in done.said
+
+
+@pytest.mark.parametrize("trained", ["segments"], indirect=True)
+def test_masks_that_cannot_be_counted_are_told_in_the_metrics(
+    trained: tuple[str, Path], folder: Path, damaged: Path, tool: Callable[..., Started]
+) -> None:
+    done = tool("test", "segments.py", trained[1], "--data", damaged, "--out", "damaged.json")
+    assert done.code == 0, done.said
+    assert "00000001.png is 64 x 64 pixels, and its image" in done.said
+    assert "00000002.png holds the label 77, and the classes end with 11" in done.said
+    metrics = json.loads((folder / "damaged.json").read_text())
+    assert (metrics["images"], metrics["unreadable"]) == (1, 1)

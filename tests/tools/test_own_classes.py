@@ -24,6 +24,7 @@ visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
 CONFIGS = {
     "boxes": """
 _base_ = "demo/retinanet_digits"
+pretraining = None
 model = dict(
     backbone=dict(model_name="van_b0", pretrained=False, depths=(1, 1, 1, 1)),
     test_cfg=dict(score_thr=0.0),  # nothing that is untrained is sure of anything
