@@ -23,7 +23,7 @@ model = dict(
         ],
     ),
 )
-train_cfg = dict(max_epochs=6, val_interval=3)
+train_cfg = dict(max_epochs=6, val_interval=6)
 log_processor = dict(by_epoch=True)
 default_hooks = dict(
     logger=dict(log_metric_by_epoch=True),

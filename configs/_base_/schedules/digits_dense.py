@@ -1,7 +1,7 @@
 # Some epochs of the scenes with AdamW at 1e-3, a short warm-up and a cosine; averaged weights are evaluated. The
 # backbone is first trained for some epochs as a classifier of single digits.
 pretraining = dict(config="demo/van_b0_digits", options=["train_cfg.max_epochs=7", "train_cfg.val_interval=7"])
-train_cfg = dict(type="ResumableEpochLoop", max_epochs=6, val_interval=3)
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=5, val_interval=5)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
