@@ -72,7 +72,8 @@ def measure(demo: str, seed: int, data: Path, folder: Path) -> list[Row]:
 
 
 def _run(tool: str, *words: object) -> None:
-    line = [sys.executable, "-P", "-m", f"vertebra.tools.{tool}", *map(str, words), "--device", "cpu"]
+    script = Path(__file__).parent / f"{tool}.py"
+    line = [sys.executable, str(script), *map(str, words), "--device", "cpu"]
     if subprocess.run(line, env={**os.environ, "PYTHONUNBUFFERED": "1"}).returncode:
         raise UserError(f"{tool} {' '.join(map(str, words))} failed; why is said above")
 
