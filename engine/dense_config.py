@@ -183,11 +183,23 @@ def colours(count: int) -> list[list[int]]:
 
 def names_of_config(config: Mapping[str, Any]) -> list[str] | None:
     """What the training data set would call its classes."""
+    names = _described_by_config(config, "classes")
+    return list(names) if names else None
+
+
+def palette_of_config(config: Mapping[str, Any], count: int) -> list[tuple[int, int, int]]:
+    """The colours that the data set gives its classes; others, of different hues, where it has not `count` of them."""
+    given = _described_by_config(config, "palette") or ()
+    return [(red, green, blue) for red, green, blue in (given if len(given) == count else colours(max(count, 1)))]
+
+
+def _described_by_config(config: Mapping[str, Any], what: str) -> Any:
+    """An entry of the first data set's description: the config's own, else what its class says."""
     for entry in _data_sets(config):
-        given = (entry.get("metainfo") or {}).get("classes")
+        given = (entry.get("metainfo") or {}).get(what)
         if given is None:
-            given = getattr(_dataset_class(config, entry["type"]), "METAINFO", {}).get("classes")
-        return list(given) if given else None
+            given = getattr(_dataset_class(config, entry["type"]), "METAINFO", {}).get(what)
+        return given
     return None
 
 

@@ -24,6 +24,7 @@ class Dense:
 
     model: Any
     labels: list[str]
+    palette: list[tuple[int, int, int]]
     prepare: Any
     segments: bool
 
@@ -38,6 +39,10 @@ class Dense:
         """The class's name, or its number where no names are known."""
         return self.labels[index] if index < len(self.labels) else str(index)
 
+    def colour(self, index: int) -> tuple[int, int, int]:
+        """What the class is drawn in."""
+        return self.palette[index % len(self.palette)]
+
 
 def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Dense:
     """Build the model of a config, and load its weights; names of classes come from the checkpoint, else the data set.
@@ -48,7 +53,7 @@ def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Den
     from mmengine.dataset import Compose
     from mmengine.registry import MODELS, init_default_scope
     from vertebra.engine.dense import load_dense
-    from vertebra.engine.dense_config import names_of_config, set_class_count
+    from vertebra.engine.dense_config import names_of_config, palette_of_config, set_class_count
     from vertebra.engine.record import follow_backbone
     from vertebra.engine.slide import complete_slide
 
@@ -61,6 +66,7 @@ def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Den
     complete_slide(config.model)
     follow_backbone(config, known, checkpoint)
     labels = list(known.get("labels") or names_of_config(config) or ())
+    palette = palette_of_config(config, len(labels))
     if known.get("labels"):
         set_class_count(config.model, len(labels))
     for part in (config.model.backbone, config.model):
@@ -70,7 +76,7 @@ def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Den
         print(sentence)
     steps = [step for step in config.test_dataloader.dataset.pipeline if step["type"] != "LoadAnnotations"]
     steps = [{**steps[0], "type": f"{scope}.LoadImageFromNDArray"}, *steps[1:]]
-    return Dense(model.to(device).eval(), labels, Compose(steps), segments=scope == "mmseg")
+    return Dense(model.to(device).eval(), labels, palette, Compose(steps), segments=scope == "mmseg")
 
 
 # --- what is written ---
@@ -113,27 +119,53 @@ def shares_of(dense: Dense, classes: Tensor) -> dict[str, float]:
 # --- what is drawn ---
 
 
-def draw_boxes(image: Image.Image, boxes: Sequence[dict[str, Any]], count: int) -> Image.Image:
+def draw_boxes(dense: Dense, image: Image.Image, boxes: Sequence[dict[str, Any]]) -> Image.Image:
     """The image with its boxes, names and scores, and masks where there are any; the best on top."""
-    from vertebra.engine.dense_config import colours
-
-    palette = [tuple(colour) for colour in colours(max(count, 1))]
     picture, scale = enlarged(image, 512)
     for entry in reversed(boxes):
         if entry["mask"] is not None:
-            picture = _with_mask(picture, entry["mask"], palette[entry["index"] % len(palette)])
+            picture = _with_mask(picture, entry["mask"], dense.colour(entry["index"]))
     pen = ImageDraw.Draw(picture)
-    size = max(12, picture.width // 40)
+    size = max(13, picture.width // 36)
     font, width = find_font(size), max(2, picture.width // 250)
-    for entry in reversed(boxes):
-        colour = palette[entry["index"] % len(palette)]
-        left, top, right, bottom = (round(side * scale) for side in entry["box"])
-        pen.rectangle((left, top, right, bottom), outline=colour, width=width)
-        text = f"{entry['label']} {entry['score']:.0%}"
-        at = (left, top - size - 4 if top > size + 4 else top)
-        pen.rectangle(pen.textbbox(at, f" {text} ", font=font), fill=colour)
-        pen.text(at, f" {text} ", fill="white" if sum(colour) < 384 else "black", font=font)
+    corners = [tuple(round(side * scale) for side in entry["box"]) for entry in boxes]
+    for entry, corner in zip(reversed(boxes), reversed(corners), strict=True):
+        pen.rectangle(corner, outline=dense.colour(entry["index"]), width=width)
+    taken: list[tuple[float, ...]] = []
+    for entry, corner in zip(boxes, corners, strict=True):
+        colour, text = dense.colour(entry["index"]), f" {entry['label']} {entry['score']:.0%} "
+        extent = pen.textbbox((0, 0), text, font=font)
+        place = _free_place(corner, extent, picture.size, taken)
+        taken.append(place)
+        pen.rectangle(place, fill=colour)
+        pen.text(
+            (place[0] - extent[0], place[1] - extent[1]),
+            text,
+            fill="white" if sum(colour) < 384 else "black",
+            font=font,
+        )
     return picture
+
+
+def _free_place(
+    box: tuple[int, ...], text: tuple[float, ...], size: tuple[int, int], taken: Sequence[tuple[float, ...]]
+) -> tuple[float, ...]:
+    """Where the name of a box goes: above it, below or inside, wherever it lies in the picture and on no other name."""
+    width, height = text[2] - text[0], text[3] - text[1]
+    left, top, right, bottom = box
+    rows = (top - height - 1, bottom + 1, top + 1, bottom - height - 1)
+    places = [
+        (x, y, x + width, y + height)
+        for y in rows
+        for x in (min(max(left, 0), size[0] - width), max(right - width, 0))
+        if 0 <= y <= size[1] - height
+    ]
+    free = [place for place in places if not any(_overlap(place, other) for other in taken)]
+    return (free or places or [(left, max(top, 0), left + width, max(top, 0) + height)])[0]
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _with_mask(picture: Image.Image, mask: dict[str, Any], colour: tuple[int, ...]) -> Image.Image:
@@ -145,13 +177,10 @@ def _with_mask(picture: Image.Image, mask: dict[str, Any], colour: tuple[int, ..
 
 def draw_segments(dense: Dense, image: Image.Image, classes: Tensor) -> Image.Image:
     """The image under the colours of its classes, above a legend of those that cover some of it."""
-    from vertebra.engine.dense_config import colours
-
-    palette = [tuple(colour) for colour in colours(max(len(dense.labels), int(classes.max()) + 1))]
-    present = [i for i in range(len(palette)) if (classes == i).double().mean() >= _SHARE]
+    present = [i for i in classes.unique().tolist() if (classes == i).double().mean() >= _SHARE]
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
     masks = torch.stack([classes == i for i in present])
-    drawn = draw_segmentation_masks(pixels, masks, alpha=0.55, colors=[palette[i] for i in present])
+    drawn = draw_segmentation_masks(pixels, masks, alpha=0.55, colors=[dense.colour(i) for i in present])
     picture, _ = enlarged(Image.fromarray(drawn.permute(1, 2, 0).numpy()), 512)
     size = max(12, picture.width // 32)
     font, row = find_font(size), round(size * 1.6)
@@ -163,7 +192,7 @@ def draw_segments(dense: Dense, image: Image.Image, classes: Tensor) -> Image.Im
     for place, i in enumerate(present):
         left = place % columns * (picture.width // columns) + 6
         top = picture.height + 4 + place // columns * row
-        pen.rectangle((left, top + 3, left + size, top + 3 + size), fill=palette[i])
+        pen.rectangle((left, top + 3, left + size, top + 3 + size), fill=dense.colour(i))
         share = (classes == i).double().mean().item()
         pen.text((left + size + 6, top + 1), f"{dense.label(i)} {share:.0%}", fill="black", font=font)
     return sheet

@@ -203,7 +203,7 @@ def write_dense(model: "Dense", images: Images, names: Mapping[Path, str], out: 
             result |= {"segmentation": str(file), "labels": shares_of(model, classes)}
         else:
             result["boxes"] = boxes_of(model, sample, least)
-            save(draw_boxes(image, result["boxes"], len(model.labels)), out / names[path])
+            save(draw_boxes(model, image, result["boxes"]), out / names[path])
         yield result
 
 

@@ -10,7 +10,7 @@ from vertebra.tools import _detection_docs as docs
 
 def test_the_tables_are_up_to_date() -> None:
     page = docs.PAGE.read_text(encoding="utf-8")
-    assert docs.put(page, docs.generate()) == page, "write them anew: see tools/_detection_docs.py"
+    assert docs.filled(page) == page, "write them anew: see tools/_detection_docs.py"
 
 
 @pytest.mark.parametrize(
