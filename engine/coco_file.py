@@ -84,6 +84,8 @@ def mend(content: dict[str, Any], masks: bool, training: bool) -> dict[str, int]
     Returns:
         What was found, in words for a sentence, and how often.
     """
+    for category in content["categories"]:
+        category["name"] = str(category["name"])  # data sets look for it by the text
     annotations = content.setdefault("annotations", [])
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     boxes = _boxes(annotations)  # (N, 4): x, y, width, height

@@ -4,12 +4,13 @@ What a config leaves open follows from what it is given: the channels of neck an
 and numbers of classes from the annotations. All of it is done before anything is built.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.fileio import list_from_file
 
 from ..backbones._errors import UserError
 from .coco_file import read_coco
@@ -97,8 +98,14 @@ def data_root(config: Mapping[str, Any]) -> str | None:
 # --- classes of one's own ---
 
 
-def use_classes(config: Config) -> list[str] | None:
+def use_classes(config: Config, parts: Sequence[str] = _PARTS) -> list[str] | None:
     """Take the classes of the annotations, where the config's are others: their names, and the sizes of all heads.
+
+    A config that itself names some of the file's classes keeps them: mmdet leaves the others out.
+
+    Args:
+        config: of a detector or segmenter; changed in place.
+        parts: "train", "val", "test": whose annotation files are read.
 
     Returns:
         The names, where they are not those of the config; None where nothing changed or nothing could be read.
@@ -106,13 +113,35 @@ def use_classes(config: Config) -> list[str] | None:
     Raises:
         UserError: the annotation file is no COCO file, or `classes.txt` holds no names.
     """
-    names = _names_in_data(config)
-    if names is None or names == names_of_config(config):
+    names, present = _names_in_data(config, parts), names_of_config(config)
+    if names is None:
+        return None
+    if present and set(present) <= set(names) and _names_itself(config):
+        names = present
+        if all(_class_count(head) == len(names) for head in _counting(config.model)):
+            return None
+    elif names == present:
         return None
     for entry in _data_sets(config):
         _name_classes(config, entry, names)
     set_class_count(config.model, len(names))
     return names
+
+
+def check_classes(config: Mapping[str, Any], trained: Sequence[str] | None, source: str) -> None:
+    """Refuse to evaluate with classes in another order than a checkpoint was trained with; they are matched by number.
+
+    Raises:
+        UserError: names the first class that differs.
+    """
+    names = names_of_config(config)
+    if not trained or not names or list(trained) == names or len(trained) != len(names):
+        return  # other numbers of classes do not fit the heads, which is said where they are loaded
+    i = next(i for i, (ours, theirs) in enumerate(zip(names, trained, strict=True)) if ours != theirs)
+    raise UserError(
+        f"{source} was trained with other classes, or in another order: its number {i} is {trained[i]!r}, and the "
+        f"data's {names[i]!r}; annotations with the same categories in the same order are accepted"
+    )
 
 
 def set_class_count(model: Any, count: int) -> None:
@@ -163,7 +192,10 @@ def _class_count(head: Mapping[str, Any]) -> int:
 
 
 def _name_classes(config: Mapping[str, Any], dataset: Any, names: list[str]) -> None:
-    dataset["metainfo"] = {"classes": tuple(names)}
+    described = dict(dataset.get("metainfo") or {}, classes=tuple(names))
+    if len(described.get("palette") or names) != len(names):
+        del described["palette"]
+    dataset["metainfo"] = described
     if config.get("default_scope") != "mmseg":
         return
     dataset["metainfo"]["palette"] = colours(len(names))
@@ -199,13 +231,18 @@ def _described_by_config(config: Mapping[str, Any], what: str) -> Any:
         given = (entry.get("metainfo") or {}).get(what)
         if given is None:
             given = getattr(_dataset_class(config, entry["type"]), "METAINFO", {}).get(what)
-        return given
+        return list_from_file(given) if isinstance(given, str) and Path(given).is_file() else given
     return None
 
 
-def _data_sets(config: Mapping[str, Any]) -> Iterator[Any]:
+def _names_itself(config: Mapping[str, Any]) -> bool:
+    """Whether the config names classes, and does not leave that to the class of its data set."""
+    return any((entry.get("metainfo") or {}).get("classes") for entry in _data_sets(config))
+
+
+def _data_sets(config: Mapping[str, Any], parts: Sequence[str] = _PARTS) -> Iterator[Any]:
     """The data sets themselves, inside of whatever repeats or joins them: training first."""
-    for part in _PARTS:
+    for part in parts:
         for entry in walk(config.get(f"{part}_dataloader")):
             if "data_root" in entry and "type" in entry:
                 yield entry
@@ -220,7 +257,7 @@ def _dataset_class(config: Mapping[str, Any], kind: Any) -> Any:
         return registry.get(kind)
 
 
-def _names_in_data(config: Mapping[str, Any]) -> list[str] | None:
+def _names_in_data(config: Mapping[str, Any], parts: Sequence[str]) -> list[str] | None:
     root = Path(data_root(config) or "")
     if config.get("default_scope") == "mmseg":
         file = root / CLASSES_FILE
@@ -231,7 +268,7 @@ def _names_in_data(config: Mapping[str, Any]) -> list[str] | None:
             raise UserError(f"{file} holds no names: it takes one class a line, in the order of the masks' numbers")
         return names
     found: dict[Path, list[str]] = {}
-    for entry in _data_sets(config):
+    for entry in _data_sets(config, parts):
         file = Path(entry["data_root"]) / str(entry.get("ann_file", ""))
         if "CocoDataset" in str(entry["type"]) and file.suffix == ".json" and file.is_file() and file not in found:
             found[file] = _coco_names(file)

@@ -21,19 +21,19 @@ from .dense_samples import CheckedMask, CheckedSteps
 from .suffixes import settle_suffixes
 
 
-def checked_loader(loader: Mapping[str, Any]) -> dict[str, Any]:
+def checked_loader(loader: Mapping[str, Any], training: bool = True) -> dict[str, Any]:
     """A loader's config whose data sets, inside of whatever repeats or joins them, are built by `build_samples`."""
-    return {**loader, "dataset": _checked(loader["dataset"])}
+    return {**loader, "dataset": _checked(loader["dataset"], training)}
 
 
-def _checked(dataset: Any) -> Any:
+def _checked(dataset: Any, training: bool) -> Any:
     if not isinstance(dataset, Mapping):
         return dataset
     if "dataset" in dataset:
-        return {**dataset, "dataset": _checked(dataset["dataset"])}
+        return {**dataset, "dataset": _checked(dataset["dataset"], training)}
     if "datasets" in dataset:
-        return {**dataset, "datasets": [_checked(entry) for entry in dataset["datasets"]]}
-    return {"type": build_samples, "config": dict(dataset)}
+        return {**dataset, "datasets": [_checked(entry, training) for entry in dataset["datasets"]]}
+    return {"type": build_samples, "config": dict(dataset), "training": training}
 
 
 def checked_evaluator(evaluator: Any) -> Any:
@@ -49,8 +49,12 @@ def checked_evaluator(evaluator: Any) -> Any:
     return {**evaluator, "type": "ReadCocoMetric"}
 
 
-def build_samples(config: dict[str, Any]) -> Any:
+def build_samples(config: dict[str, Any], training: bool = True) -> Any:
     """A data set from its config, with everything that the module's docstring says; another kind as it is.
+
+    Args:
+        config: of the data set.
+        training: whether it is trained on. mmseg's data sets do not know that themselves.
 
     Raises:
         UserError: its files are not there, or not what they should be.
@@ -69,13 +73,14 @@ def build_samples(config: dict[str, Any]) -> Any:
     if segments:
         settle_suffixes(samples, annotated)
     files = ("img_path", "seg_map_path") if segments and annotated else ("img_path",)
-    counts, rest = _read_files(samples, files, masked)
+    training = training and not samples.test_mode
+    counts, rest = _read_files(samples, files, masked, training)
     logger = MMLogger.get_current_instance()
     for found, level in ((counts, logging.WARNING), (rest, logging.INFO)):
         if found:
             logger.log(level, f"{_place(samples)}: {_told(found)}")
     samples.missing = sum(count for why, count in counts.items() if " missing in " in why)
-    samples.pipeline = CheckedSteps(samples.pipeline, samples)
+    samples.pipeline = CheckedSteps(samples.pipeline, samples, training)
     return samples
 
 
@@ -99,7 +104,9 @@ def _checked_masks(steps: Any) -> Any:
     return {key: _checked_masks(value) if key == "transforms" else value for key, value in steps.items()}
 
 
-def _read_files(samples: Any, files: tuple[str, ...], masked: bool) -> tuple[dict[str, int], dict[str, int]]:
+def _read_files(
+    samples: Any, files: tuple[str, ...], masked: bool, training: bool
+) -> tuple[dict[str, int], dict[str, int]]:
     """Let a data set read its annotations; what is wrong in them, and what the config asks to leave out."""
     counts: dict[str, int] = {}
     rest: dict[str, int] = {}
@@ -111,13 +118,13 @@ def _read_files(samples: Any, files: tuple[str, ...], masked: bool) -> tuple[dic
             rest["images without an object, or too small, left out (filter_cfg)"] = dropped
         entries = entries if samples.backend_args else list(_with_files(entries, files, counts))
         if not entries:
-            use = "evaluate" if samples.test_mode else "train on"
+            use = "train on" if training else "evaluate"
             raise UserError(f"{_place(samples)} gives no image to {use}: {_told(counts | rest) or 'it lists none'}")
         return entries
 
     samples.filter_data = present
     if "COCOAPI" in dir(samples):
-        _mend_annotations(samples, masked, counts)
+        _mend_annotations(samples, masked, training, counts)
     try:
         samples.full_init()
     except (OSError, KeyError, TypeError, IndexError, AssertionError) as error:
@@ -128,14 +135,14 @@ def _read_files(samples: Any, files: tuple[str, ...], masked: bool) -> tuple[dic
     return counts, rest
 
 
-def _mend_annotations(samples: Any, masked: bool, counts: dict[str, int]) -> None:
+def _mend_annotations(samples: Any, masked: bool, training: bool, counts: dict[str, int]) -> None:
     """Let mmdet's CocoDataset read its file through `MendedCoco`; others, as LVIS, have a reader of their own."""
     from .coco_metric import COCO, MendedCoco
 
     def read(file: str) -> MendedCoco:
-        coco = MendedCoco(file, masked, training=not samples.test_mode)
+        coco = MendedCoco(file, masked, training)
         counts.update(coco.counts)
-        if not coco.anns and not samples.test_mode:
+        if not coco.anns and training:
             raise UserError(f"{file} has no annotation that can be trained on: {_told(coco.counts) or 'it lists none'}")
         return coco
 

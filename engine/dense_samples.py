@@ -43,11 +43,11 @@ class CheckedSteps(Compose):
     Args:
         steps: the pipeline.
         samples: whose it is: a data set of mmengine's kind.
+        training: whether another sample takes the place of one that cannot be used.
     """
 
-    def __init__(self, steps: Compose, samples: Any) -> None:
-        self.transforms = steps.transforms
-        self.training = not samples.test_mode
+    def __init__(self, steps: Compose, samples: Any, training: bool) -> None:
+        self.transforms, self.training = steps.transforms, training
         self.classes = len(samples.metainfo.get("classes") or ()) or 256
         self.ignored = getattr(samples, "ignore_index", 255)
         self.backend_args = getattr(samples, "backend_args", None)

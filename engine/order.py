@@ -75,7 +75,7 @@ class ContinuedBatches(Sampler):
         return len(self.batches) // self.group * self.group
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        batches, number = iter(self.batches), -1
+        batches, number, count = iter(self.batches), -1, None if self.endless else len(self)
         while True:
             number += 1
             with drawn_from(self.seed, self.epoch, number):
@@ -83,8 +83,8 @@ class ContinuedBatches(Sampler):
             # the other sampler is heard to its end: mmdet's keep what is left over for the next epoch otherwise
             if batch is None:
                 return
-            if number >= self.skip and (self.endless or number < len(self)):
-                epoch = number if self.endless else self.epoch
+            if number >= self.skip and (count is None or number < count):
+                epoch = number if count is None else self.epoch
                 yield [(epoch, index) for index in batch]
 
 

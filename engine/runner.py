@@ -32,6 +32,7 @@ from .record import check_same_run, describe_run, images_a_step
 
 _OWN_DATA = "TimmDataset"
 _OF_WORKERS = ("persistent_workers", "prefetch_factor")  # which a loader without any refuses
+_RESUMABLE = {"EpochBasedTrainLoop": "ResumableEpochLoop", "IterBasedTrainLoop": "ResumableIterLoop"}
 _PLACE = ("last_step", "_global_step", "_last_value")  # of a schedule; the rest of its state are its lengths
 
 
@@ -50,6 +51,7 @@ class VertebraRunner(Runner):
     """
 
     _saved: ClassVar[dict[str, Any]] = {}  # of the checkpoint that the run was resumed from: see `record`
+    _trains = False  # while the loader of a training loop is built
 
     @cached_property
     def written(self) -> set[Path]:
@@ -88,11 +90,10 @@ class VertebraRunner(Runner):
         if dataloader["dataset"].get("type") != _OWN_DATA:
             if not dataloader.get("num_workers"):
                 dataloader = {key: value for key, value in dataloader.items() if key not in _OF_WORKERS}
-            loader = Runner.build_dataloader(
-                checked_loader(dataloader), self.seed if seed is None else seed, diff_rank_seed
-            )
+            checked = checked_loader(dataloader, self._trains)
+            loader = Runner.build_dataloader(checked, self.seed if seed is None else seed, diff_rank_seed)
             loader.worker_init_fn = start_worker
-            if getattr(loader.dataset, "test_mode", False):
+            if not self._trains:
                 return loader
             return continued(loader, self.seed or 0, self._accumulation())
         cfg = copy.deepcopy(dict(dataloader))
@@ -102,6 +103,18 @@ class VertebraRunner(Runner):
         loader = build_loader(**cfg, group=group, seed=self.seed or 0, class_map=class_map)
         self._check_classes(loader)
         return loader
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """mmengine's, where loops that cannot be continued in their middle give way to ours; the rest is the same."""
+        if isinstance(loop, dict):
+            kind = loop.get("type", "EpochBasedTrainLoop" if loop.get("by_epoch", True) else "IterBasedTrainLoop")
+            loop = {key: value for key, value in loop.items() if key != "by_epoch"}
+            loop["type"] = _RESUMABLE.get(kind.removeprefix("mmengine."), kind) if isinstance(kind, str) else kind
+        self._trains = True
+        try:
+            return super().build_train_loop(loop)
+        finally:
+            self._trains = False
 
     def build_evaluator(self, evaluator: Any) -> Evaluator:
         """mmengine's, with COCO's metric in a form that leaves out images which cannot be read."""
@@ -287,10 +300,14 @@ class VertebraRunner(Runner):
     def _take_over_seed(self) -> None:
         """mmengine restores the saved seed; what was built before has to follow, while no worker has started."""
         loader = self.train_dataloader
-        for part in (getattr(loader.batch_sampler, "sampler", None), loader.sampler, loader.dataset):
-            if part is not None and hasattr(part, "seed") and part.seed != self.seed:
-                part.seed = self.seed
-                self.logger.warning(f"the run goes on with the seed it began with, {self.seed}")
+        samplers = (loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None), loader.sampler)
+        if self._randomness_cfg.get("diff_rank_seed"):
+            samplers = ()  # ranks share the seed of their order, and no other
+        seeded = [part for part in (*samplers, loader.dataset) if hasattr(part, "seed")]
+        if any(part.seed != self.seed for part in seeded):
+            self.logger.warning(f"the run goes on with the seed it began with, {self.seed}")
+        for part in seeded:
+            part.seed = self.seed
 
     def _forget_other_folders(self) -> None:
         """A best checkpoint in another work dir is not this run's to replace."""

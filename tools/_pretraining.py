@@ -50,8 +50,13 @@ def arguments(given: dict[str, Any], config: Any, seed: int | None, device: str 
     words = [given["config"], "--work-dir", str(folder(config))]
     words += ["--resume"] if checkpoint_files(folder(config)) else []
     words += ["--backbone", config.model.backbone.model_name]
-    root = data_root(config)
-    words += ["--data", str(Path(root).parent)] if root else []
+    data = Path(data_root(config) or "").absolute().parent
+    if not (data / "imagenet").is_dir():
+        raise UserError(
+            f"this config trains {given['config']} first, on {data / 'imagenet'}, which does not exist: "
+            "--cfg-options pretraining=None leaves that out"
+        )
+    words += ["--data", str(data)]
     words += ["--seed", str(seed)] if seed is not None else []
     words += ["--device", device] if device else []
     options = list(given.get("options") or ())

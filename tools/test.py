@@ -53,7 +53,7 @@ def config_for_name(name: str, checkpoint: str, data: str | None, batch_size: in
 def prepare(args: argparse.Namespace) -> Any:
     """The config of the evaluation: no training in it, and the checkpoint as what it loads."""
     from vertebra.engine import config as configs
-    from vertebra.engine.dense_config import check_data, is_dense, use_classes
+    from vertebra.engine.dense_config import check_classes, check_data, is_dense, use_classes
     from vertebra.engine.record import follow_backbone
     from vertebra.engine.tta import use_views
 
@@ -80,7 +80,8 @@ def prepare(args: argparse.Namespace) -> Any:
     configs.check_model(config)
     if dense:
         check_data(config, "test")
-        use_classes(config)
+        use_classes(config, parts=("test",))
+        check_classes(config, known.get("labels"), args.checkpoint)
     if args.batch_size:
         config.test_dataloader.batch_size = args.batch_size
     if args.checkpoint == PRETRAINED and dense:
