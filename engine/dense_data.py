@@ -116,7 +116,7 @@ def _read_files(
         entries = filter_data()
         if dropped := len(samples.data_list) - len(entries):
             rest["images without an object, or too small, left out (filter_cfg)"] = dropped
-        entries = entries if samples.backend_args else list(_with_files(entries, files, counts))
+        entries = entries if getattr(samples, "backend_args", None) else list(_with_files(entries, files, counts))
         if not entries:
             use = "train on" if training else "evaluate"
             raise UserError(f"{_place(samples)} gives no image to {use}: {_told(counts | rest) or 'it lists none'}")

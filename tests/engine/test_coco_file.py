@@ -35,6 +35,13 @@ def test_a_sound_file_is_left_as_it_is() -> None:
     assert sound == content()
 
 
+def test_names_are_texts_since_data_sets_look_for_texts() -> None:
+    numbers = content()
+    numbers["categories"] = [{"id": 3, "name": 0}, {"id": 4, "name": 1}]
+    mend(numbers, masks=False, training=True)
+    assert [entry["name"] for entry in numbers["categories"]] == ["0", "1"]
+
+
 def edited(part: str, number: int, **changes: Any) -> dict[str, Any]:
     """The file with other values in one entry."""
     made = content()

@@ -140,6 +140,32 @@ def test_classes_of_the_annotation_file_size_the_heads(tmp_path: Path) -> None:
     assert config.val_dataloader.dataset.metainfo["classes"] == ("nut", "bolt", "washer")
 
 
+def test_a_config_that_names_some_of_the_files_classes_keeps_them(tmp_path: Path) -> None:
+    write_coco(tmp_path, ["nut", "bolt", "washer"])
+    config = with_data(tmp_path)
+    for entry in (config.train_dataloader.dataset.dataset, config.val_dataloader.dataset):
+        entry.metainfo = dict(classes=("washer", "nut"), palette=[(1, 2, 3), (4, 5, 6)])
+    assert dense_config.use_classes(config) == ["washer", "nut"]
+    assert config.model.bbox_head.num_classes == 2
+    assert config.val_dataloader.dataset.metainfo["palette"] == [(1, 2, 3), (4, 5, 6)]
+    assert dense_config.use_classes(config) is None
+
+
+def test_an_evaluation_reads_no_training_file(tmp_path: Path) -> None:
+    write_coco(tmp_path, ["nut", "bolt"], "val.json")
+    (tmp_path / "train.json").write_text("{")
+    assert dense_config.use_classes(with_data(tmp_path), parts=("val",)) == ["nut", "bolt"]
+
+
+def test_classes_in_another_order_than_the_checkpoints_are_refused(tmp_path: Path) -> None:
+    write_coco(tmp_path, ["nut", "bolt", "washer"])
+    config = with_data(tmp_path)
+    dense_config.use_classes(config)
+    dense_config.check_classes(config, ["nut", "bolt", "washer"], "f.pth")
+    with pytest.raises(UserError, match=r"f\.pth was trained .* number 1 is 'washer', and the data's 'bolt'"):
+        dense_config.check_classes(config, ["nut", "washer", "bolt"], "f.pth")
+
+
 def test_names_are_those_that_the_data_set_numbers_its_boxes_by(tmp_path: Path) -> None:
     CocoDataset = pytest.importorskip("mmdet.datasets").CocoDataset
     write_coco(tmp_path, ["washer", "nut", "bolt"])
@@ -170,8 +196,10 @@ def test_classes_of_validation_serve_where_there_is_no_training_file(tmp_path: P
 def test_classes_that_the_config_names_already_change_nothing(tmp_path: Path) -> None:
     write_coco(tmp_path, ["nut", "bolt"])
     config = with_data(tmp_path, ("nut", "bolt"))
+    config.model.bbox_head.num_classes = 2
+    before = config.to_dict()
     assert dense_config.use_classes(config) is None
-    assert config.model.bbox_head.num_classes == 80
+    assert config.to_dict() == before
 
 
 def test_classes_of_masks_stand_in_a_file(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from mmengine.dataset import DefaultSampler
+from mmengine.dataset import BaseDataset, DefaultSampler
+from mmengine.model import BaseModel
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from vertebra.engine.loops import ResumableEpochLoop, ResumableIterLoop
-from vertebra.engine.order import continued
+from vertebra.engine.order import continued, order_of
 from vertebra.engine.runner import VertebraRunner
 
 
@@ -80,3 +83,79 @@ def test_a_run_of_steps_that_goes_on_with_another_batch_size_says_so(saved: int 
     assert loop._iter == 30
     assert bool(said) is warned
     assert not warned or "a run of 4 images a step, and this one takes 2: it goes on at step 30" in said[0]
+
+
+class Noise(BaseDataset):
+    """Four samples of one number each, drawn anew whenever one is asked for; like mmseg's, it knows no test mode."""
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        return [{"number": i} for i in range(4)]
+
+
+def draw(data: dict[str, Any]) -> dict[str, Any]:
+    """The only step of the pipeline."""
+    return {"inputs": torch.tensor(np.random.rand())}
+
+
+class Keeping(BaseModel):
+    """Keeps the numbers that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.zeros(())), []
+
+    def train_step(self, data: dict[str, Any], optim_wrapper: Any) -> dict[str, torch.Tensor]:
+        self.seen.append(tuple(round(float(number), 9) for number in data["inputs"]))
+        return {"loss": torch.zeros(())}
+
+    def forward(self, *data: Any, **options: Any) -> None:
+        """Not called."""
+
+
+def loader(**options: Any) -> dict[str, Any]:
+    """A loader's config, two samples at a time."""
+    data = dict(type=Noise, pipeline=[draw])
+    return dict(dataset=data, batch_size=2, num_workers=0, sampler=dict(type="DefaultSampler", **options))
+
+
+def runner(folder: Path, **options: Any) -> VertebraRunner:
+    """Two passes over the samples."""
+    return VertebraRunner(
+        Keeping(),
+        str(folder),
+        train_dataloader=loader(shuffle=True),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1), accumulative_counts=2),
+        randomness=dict(seed=0),
+        experiment_name=folder.name,
+        default_hooks=dict(checkpoint=None, logger=None),
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        dict(by_epoch=True, max_epochs=2),
+        dict(type="EpochBasedTrainLoop", max_epochs=2),
+        dict(by_epoch=False, max_iters=4),
+        dict(type="IterBasedTrainLoop", max_iters=4),
+    ],
+    ids=str,
+)
+def test_loops_of_mmengines_own_draw_anew_in_every_epoch_and_can_be_continued(
+    loop: dict[str, Any], tmp_path: Path
+) -> None:
+    made = runner(tmp_path, train_cfg=loop)
+    made.train()
+    assert isinstance(made.train_loop, ResumableEpochLoop | ResumableIterLoop)
+    numbers = [number for batch in made.model.seen for number in batch]
+    assert len(numbers) == len(set(numbers)) == 8
+
+
+def test_an_evaluation_reads_every_sample_in_the_order_of_the_data_set(tmp_path: Path) -> None:
+    made = runner(tmp_path, train_cfg=dict(max_epochs=1))
+    read = made.build_dataloader(loader(shuffle=False))
+    assert order_of(read) is None
+    assert len(read) == 2
+    assert not read.dataset.pipeline.training
+    assert made.train_dataloader.dataset.pipeline.training

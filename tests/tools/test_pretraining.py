@@ -77,6 +77,15 @@ def test_the_detector_starts_from_what_the_classifier_learned_also_after_a_stop(
     assert again.said.count("as a classifier") == 2  # of the first two commands
 
 
+def test_data_without_the_classifiers_is_one_sentence(
+    start: Callable[..., Started], folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "alone").symlink_to(folder / "digits/coco")
+    refused = start("--data", str(tmp_path / "alone")).wait()
+    assert refused.code == 2
+    assert "pretraining=None leaves that out" in refused.said
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
