@@ -300,10 +300,14 @@ class VertebraRunner(Runner):
     def _take_over_seed(self) -> None:
         """mmengine restores the saved seed; what was built before has to follow, while no worker has started."""
         loader = self.train_dataloader
-        samplers = (loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None), loader.sampler)
+        samplers: tuple[Any, ...] = (
+            loader.batch_sampler,
+            getattr(loader.batch_sampler, "sampler", None),
+            loader.sampler,
+        )
         if self._randomness_cfg.get("diff_rank_seed"):
             samplers = ()  # ranks share the seed of their order, and no other
-        seeded = [part for part in (*samplers, loader.dataset) if hasattr(part, "seed")]
+        seeded: list[Any] = [part for part in (*samplers, loader.dataset) if hasattr(part, "seed")]
         if any(part.seed != self.seed for part in seeded):
             self.logger.warning(f"the run goes on with the seed it began with, {self.seed}")
         for part in seeded:
