@@ -1,11 +1,11 @@
 """COCO's annotation file: what nothing can be learned from is refused, or left out and counted.
 
 Refused   what is not the format, ids that occur twice, an annotation whose category `categories` does not have: a
-          mistake in the file as a whole, which `check` says before anything is built
+          mistake in the file as a whole, which `check` says before anything is built; so are ids that are lists
 Left out  annotations without a box of four numbers, or of images that are not listed; in training also boxes outside
           their image and boxes of less than a pixel. An evaluation keeps those, as COCO's own does
-Mended    boxes that reach over the edge end there (training); `area` and `iscrowd` get their usual values; ids start
-          from 1, since COCO's evaluation takes 0 for "not found"
+Mended    boxes that reach over the edge end there (training); `area` and `iscrowd` get their usual values where they
+          are no numbers; ids start from 1, since COCO's evaluation takes 0 for "not found"
 Ignored   an object without a mask where masks are wanted, as a crowd is: it is neither right nor wrong to find it
 """
 
@@ -57,6 +57,10 @@ def check(content: Any, file: str) -> None:
             missing = [key for key in keys if key not in entry] if isinstance(entry, Mapping) else keys
             if missing:
                 raise UserError(f"{file}: number {number} of its {part} has no {missing[0]!r}")
+            for key in keys:
+                if key.endswith("id") and isinstance(entry[key], list | dict):
+                    has = f"number {number} of its {part} has the {key} {entry[key]!r}"
+                    raise UserError(f"{file}: {has}; a number is taken")
         twice = _twice(entry["id"] for entry in entries)
         if twice is not None:
             raise UserError(f"{file} has two {part} of the id {twice!r}: every one needs an id of its own")
@@ -113,7 +117,8 @@ def mend(content: dict[str, Any], masks: bool, training: bool) -> dict[str, int]
             entry["id"] = number
     for entry in kept:
         width, height = entry["bbox"][2:]
-        entry["iscrowd"] = int(entry.get("iscrowd") or 0)
+        crowd = entry.get("iscrowd")
+        entry["iscrowd"] = int(crowd == "1" or (_is_number(crowd) and crowd > 0))
         area = entry.get("area")
         if not (_is_number(area) and area > 0):
             entry["area"] = width * height
@@ -127,15 +132,29 @@ def _ignore_without_mask(entry: dict[str, Any], sizes: Mapping[Any, tuple[float,
     """Let an object without a usable mask count as a crowd with its box for a mask; whether it was one."""
     mask, (width, height) = entry.get("segmentation"), sizes[entry["image_id"]]
     if isinstance(mask, list):
-        good = any(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in mask)
+        mask = [part for part in mask if _is_polygon(part)]
+        good = bool(mask)
     else:
-        good = isinstance(mask, Mapping) and "counts" in mask and list(mask.get("size", ())) == [height, width]
+        good = isinstance(mask, Mapping) and mask.get("size") == [height, width]
+        good = good and _are_runs(mask.get("counts"), height * width)
     if not good:
         x, y, w, h = entry["bbox"]
         entry.update(iscrowd=1, segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
     elif isinstance(mask, list):
-        entry["segmentation"] = [part for part in mask if len(part) >= 6 and len(part) % 2 == 0]
+        entry["segmentation"] = mask
     return not good
+
+
+def _is_polygon(part: Any) -> bool:
+    """Whether it is three points or more, x and y in turn."""
+    return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and set(map(type, part)) <= {int, float}
+
+
+def _are_runs(counts: Any, pixels: float) -> bool:
+    """Whether it is a run-length code: compressed, which a look does not judge, or lengths that fill the image."""
+    if isinstance(counts, list):
+        return set(map(type, counts)) <= {int} and sum(counts) == pixels
+    return isinstance(counts, str)
 
 
 def _boxes(annotations: Iterable[Mapping[str, Any]]) -> np.ndarray:

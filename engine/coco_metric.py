@@ -30,8 +30,13 @@ class MendedCoco(COCO):
     def __init__(self, annotation_file: str, masks: bool = False, training: bool = False) -> None:
         self.file, self.masks, self.training = annotation_file, masks, training
         self.counts: dict[str, int] = {}
-        with contextlib.redirect_stdout(io.StringIO()):
-            super().__init__(annotation_file)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                super().__init__(annotation_file)
+        except UserError:
+            raise
+        except (ValueError, AssertionError) as error:  # no JSON, no text at all, or no dictionary
+            raise UserError(f"{self.file} is no COCO annotation file: {type(error).__name__}: {error}") from error
 
     def createIndex(self) -> None:
         """Called by pycocotools as soon as the file is read."""
@@ -47,7 +52,7 @@ class MendedCoco(COCO):
 class ReadCocoMetric(CocoMetric):
     """mmdet's CocoMetric over the images that could be read; the table of all scores goes to the log file.
 
-    Where nothing is found at all it says that the scores are 0; mmdet's says no scores.
+    Where nothing is found at all it says that the scores are 0, and writes its files; mmdet's says no scores.
     """
 
     def __init__(self, ann_file: str | None = None, **options: Any) -> None:
@@ -68,12 +73,15 @@ class ReadCocoMetric(CocoMetric):
         if not read:
             raise UserError(f"none of the {len(results)} images of the evaluation can be read")
         self.img_ids = [truth["img_id"] for truth, _ in read]
-        if not any(len(found["scores"]) for _, found in read):
+        if not self.format_only and not any(len(found["scores"]) for _, found in read):
+            if self.outfile_prefix is not None:
+                self.results2json([found for _, found in read], self.outfile_prefix)
             kinds = [kind for kind in self.metrics if kind in ("bbox", "segm")]
             return {f"{kind}_{name}": 0.0 for kind in kinds for name in ("mAP", "mAP_50")}
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             scores = super().compute_metrics(read)
         table = [line for line in said.getvalue().splitlines() if line.startswith(" Average")]
-        MMLogger.get_current_instance().info("\n".join(["COCO's scores:", *table]))
+        if table:
+            MMLogger.get_current_instance().info("\n".join(["COCO's scores:", *table]))
         return scores

@@ -37,10 +37,16 @@ def _checked(dataset: Any, training: bool) -> Any:
 
 
 def checked_evaluator(evaluator: Any) -> Any:
-    """An evaluator's config in which `ReadCocoMetric` takes the place of mmdet's CocoMetric."""
+    """An evaluator's config in which ours take the place of mmdet's CocoMetric and mmseg's IoUMetric."""
     if isinstance(evaluator, list | tuple):
         return [checked_evaluator(entry) for entry in evaluator]
-    if not isinstance(evaluator, Mapping) or evaluator.get("type") not in ("CocoMetric", "mmdet.CocoMetric"):
+    if not isinstance(evaluator, Mapping):
+        return evaluator
+    if evaluator.get("type") in ("IoUMetric", "mmseg.IoUMetric"):
+        from . import iou_metric  # noqa: F401  registers it
+
+        return {**evaluator, "type": "ReadIoUMetric"}
+    if evaluator.get("type") not in ("CocoMetric", "mmdet.CocoMetric"):
         return evaluator
     if evaluator.get("sort_categories"):  # for Objects365; mmdet sorts them as it reads the file
         return evaluator
@@ -127,7 +133,9 @@ def _read_files(
         _mend_annotations(samples, masked, training, counts)
     try:
         samples.full_init()
-    except (OSError, KeyError, TypeError, IndexError, AssertionError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
         raise UserError(f"{_place(samples)} cannot be read: {type(error).__name__}: {error}") from error
     finally:
         for name in ("filter_data", "COCOAPI"):

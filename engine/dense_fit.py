@@ -1,5 +1,6 @@
 """Whether neck and heads of a detector or segmenter fit the maps of its backbone: told before anything is built."""
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def check_fit(model: Mapping[str, Any]) -> None:
     for path, neck in _several("model.neck", model.get("neck")):
         downwards = neck.get("type") == "YOLOV3Neck"  # it counts from the coarsest map
         _compare(f"{path}.in_channels", neck.get("in_channels"), levels[::-1] if downwards else levels, source)
-        width, count = neck.get("out_channels"), neck.get("num_outs", len(levels))
+        width, count = neck.get("out_channels"), _levels_of(neck, len(levels), "decode_head" in model)
         if not isinstance(width, int) or not isinstance(count, int):
             return  # a neck of another kind: what it gives is not known
         levels, source = [width] * count, f"the neck gives {count} maps of {width} channels"
@@ -35,6 +36,23 @@ def check_fit(model: Mapping[str, Any]) -> None:
                 _check_segment_head(path, head, levels, source)
     elif model.get("neck") is not None:
         _check_box_heads(model, levels, source)
+
+
+def _levels_of(neck: Mapping[str, Any], maps: int, segments: bool) -> Any:
+    """How many levels a neck makes of `maps` maps: its `num_outs`, else what its class takes for that.
+
+    None where it cannot be known: mmseg's MultiLevelNeck makes them as its `scales` say.
+    """
+    if "num_outs" in neck:
+        return neck["num_outs"]
+    kind = neck.get("type")
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry("mmseg" if segments else "mmdet") as registry:
+            kind = registry.get(kind)
+    known = inspect.signature(kind).parameters.get("num_outs") if kind is not None else None
+    if known is None or known.default is known.empty:
+        return None
+    return maps if known.default is None else known.default  # mmdet's ChannelMapper
 
 
 def _compare(path: str, given: Any, levels: Sequence[int], source: str) -> None:

@@ -127,17 +127,17 @@ def _other_size(data: Mapping[str, Any], size: Any) -> str | None:
     expected = (data.get("height"), data.get("width"))
     if size is None or None in expected or tuple(size[:2]) == expected:
         return None
-    return (
-        f"image {data['img_path']} is {size[1]} x {size[0]} pixels, and its annotations are for "
-        f"{expected[1]} x {expected[0]}"
-    )
+    name = data.get("img_path", data.get("img_id"))
+    return f"image {name} is {size[1]} x {size[0]} pixels, and its annotations are for {expected[1]} x {expected[0]}"
 
 
 def fault(data: Mapping[str, Any], backend_args: dict[str, Any] | None = None) -> str | None:
-    """What is wrong with the image of a sample that could not be prepared; None where it is good."""
+    """What is wrong with the image of a sample that could not be prepared; None where it is good, or in no file."""
     import mmcv  # the pipelines read images by it; nothing else of the engine needs it
 
     path = data.get("img_path")
+    if path is None:
+        return None
     try:
         image = mmcv.imread(path, backend_args=backend_args)
         if image is None:

@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..backbones._errors import UserError
 from .data import start_worker
+from .dense_samples import CheckedSteps
 from .seeding import drawn_from
 
 _ENDLESS = ("Infinite", "MultiSource")  # in the names of mmengine's and mmdet's samplers that never end
@@ -37,11 +38,14 @@ class SeededSamples(Dataset):
         return getattr(self.samples, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # mmdet's hooks put another pipeline into a loader's data set in the middle of a run
         if name in ("samples", "seed"):
             super().__setattr__(name, value)
-        else:
-            setattr(self.samples, name, value)
+            return
+        # mmdet's PipelineSwitchHook puts another pipeline here in the middle of a run: its samples are checked too
+        checked = getattr(self.samples, name, None)
+        if name == "pipeline" and isinstance(checked, CheckedSteps):
+            value = CheckedSteps(value, self.samples, checked.training)
+        setattr(self.samples, name, value)
 
 
 class ContinuedBatches(Sampler):

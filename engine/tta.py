@@ -8,6 +8,7 @@ Views      a config's own `tta_pipeline`, else its test pipeline at several scal
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..backbones._errors import UserError
 from .dense_config import is_dense, walk
 
 RATIOS = {"mmdet": (0.8, 1.0, 1.25), "mmseg": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}
@@ -41,6 +43,9 @@ def use_views(config: Any, flips: bool | None = None) -> int:
     Args:
         config: it is changed.
         flips: whether training flipped; None: as the config's training data says.
+
+    Raises:
+        UserError: neither the test data nor the config has a pipeline to make views of.
     """
     flips = trained_with_flips(config) if flips is None else flips
     if not is_dense(config):
@@ -50,15 +55,29 @@ def use_views(config: Any, flips: bool | None = None) -> int:
     given = dict(config.get("tta_model") or {"type": _DEFAULTS[scope]})
     kind = str(given["type"]).rpartition(".")[2]
     config.model = dict(given, type=_OURS.get(kind, given["type"]), module=config.model)
-    dataset = config.test_dataloader.dataset
-    while "pipeline" not in dataset and "dataset" in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = config.get("tta_pipeline") or views_of(dataset.pipeline, RATIOS[scope], flips)
-    views = 1
-    for step in dataset.pipeline:
-        for choices in step.get("transforms", ()) if step["type"].endswith("TestTimeAug") else ():
-            views *= len(choices)
-    return views
+    counts, pipeline = [], config.get("tta_pipeline")
+    for dataset in _with_pipelines(config.test_dataloader.dataset):
+        if not pipeline and not dataset.get("pipeline"):
+            raise UserError("test_dataloader's data has no pipeline to make views of, and the config no tta_pipeline")
+        dataset.pipeline = pipeline or views_of(dataset.pipeline, RATIOS[scope], flips)
+        counts.append(_count_views(dataset.pipeline))
+    return max(counts)
+
+
+def _with_pipelines(dataset: Any) -> Iterator[Any]:
+    """The data sets' configs that prepare samples: inside of what repeats or joins them."""
+    if "pipeline" not in dataset and "dataset" in dataset:
+        yield from _with_pipelines(dataset.dataset)
+    elif "pipeline" not in dataset and "datasets" in dataset:
+        for part in dataset.datasets:
+            yield from _with_pipelines(part)
+    else:
+        yield dataset
+
+
+def _count_views(pipeline: Sequence[Mapping[str, Any]]) -> int:
+    steps = [step for step in pipeline if step["type"].endswith("TestTimeAug")]
+    return math.prod(len(choices) for step in steps for choices in step.get("transforms", ()))
 
 
 def trained_with_flips(config: Mapping[str, Any]) -> bool:

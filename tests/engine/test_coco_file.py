@@ -61,6 +61,9 @@ def edited(part: str, number: int, **changes: Any) -> dict[str, Any]:
         (edited("images", 1, id=7), "has two images of the id 7"),
         (content(id=2), "has two annotations of the id 2"),
         (edited("categories", 1, id=3), "has two categories of the id 3"),
+        (content(id=[1]), r"number 0 of its annotations has the id \[1\]; a number is taken"),
+        (content(image_id={}), "number 0 of its annotations has the image_id {}; a number is taken"),
+        (edited("categories", 1, id=[4]), r"number 1 of its categories has the id \[4\]; a number is taken"),
         (edited("images", 0, width=None), "7.jpg is None x 30 pixels"),
         (edited("images", 0, height=0), "7.jpg is 40 x 0 pixels"),
     ],
@@ -124,6 +127,13 @@ def test_missing_areas_and_crowds_get_their_usual_values(area: int | None) -> No
     assert (made["annotations"][0]["area"], made["annotations"][0]["iscrowd"]) == (80, 0)
 
 
+@pytest.mark.parametrize(("given", "taken"), [("x", 0), ([], 0), ("1", 1), (True, 1)])
+def test_crowds_are_those_that_say_so(given: Any, taken: int) -> None:
+    made = content(iscrowd=given)
+    mend(made, masks=False, training=False)
+    assert made["annotations"][0]["iscrowd"] == taken
+
+
 def test_ids_start_from_1() -> None:
     made = content(id=0)
     mend(made, masks=False, training=False)
@@ -131,7 +141,20 @@ def test_ids_start_from_1() -> None:
 
 
 @pytest.mark.parametrize(
-    "mask", [None, [], [[1, 2]], [[1, 2, 3, 4, 5]], {"size": [3, 3], "counts": [9]}, {"counts": [9]}]
+    "mask",
+    [
+        None,
+        [],
+        [[1, 2]],
+        [[1, 2, 3, 4, 5]],
+        [["a"] * 6],
+        {"size": [3, 3], "counts": [9]},
+        {"counts": [9]},
+        {"size": None, "counts": [9]},
+        {"size": [30, 40], "counts": None},
+        {"size": [30, 40], "counts": [None]},
+        {"size": [30, 40], "counts": [9]},
+    ],
 )
 @pytest.mark.parametrize("training", [True, False])
 def test_an_object_without_a_mask_is_ignored_where_masks_are_wanted(mask: Any, training: bool) -> None:
@@ -141,6 +164,14 @@ def test_an_object_without_a_mask_is_ignored_where_masks_are_wanted(mask: Any, t
     assert made["annotations"][0]["segmentation"] == [[5, 6, 15, 6, 15, 14, 5, 14]]
 
 
+@pytest.mark.parametrize("counts", [[200, 100, 900], "PPYo1"])
+def test_run_lengths_are_left_as_they_are(counts: list[int] | str) -> None:
+    mask = {"size": [30, 40], "counts": counts}
+    made = content(segmentation=mask)
+    assert mend(made, masks=True, training=True) == {}
+    assert made["annotations"][0]["segmentation"] == mask
+
+
 def test_masks_do_not_matter_where_only_boxes_are_wanted() -> None:
     made = content(segmentation=None)
     assert mend(made, masks=False, training=True) == {}
@@ -148,6 +179,6 @@ def test_masks_do_not_matter_where_only_boxes_are_wanted() -> None:
 
 
 def test_broken_parts_of_a_mask_are_left_out() -> None:
-    made = content(segmentation=[[1, 2], [5, 6, 15, 6, 15, 14]])
+    made = content(segmentation=[[1, 2], 7, None, [5, 6, 15, 6, 15, 14]])
     assert mend(made, masks=True, training=True) == {}
     assert made["annotations"][0]["segmentation"] == [[5, 6, 15, 6, 15, 14]]

@@ -186,6 +186,21 @@ def test_in_training_another_sample_takes_the_place_and_it_is_always_the_same(
     assert {samples[epoch, 1]["data_samples"].img_id for epoch in range(20)} == {1, 3, 4, 5, 6}
 
 
+def test_a_pipeline_that_is_put_in_the_place_of_another_is_checked_too(coco: Callable, tmp_path: Path) -> None:
+    from mmdet.engine.hooks import PipelineSwitchHook
+
+    config = coco()
+    loader = SimpleNamespace(dataset=SeededSamples(build_samples(config), seed=3))
+    runner = SimpleNamespace(epoch=1, train_dataloader=loader, logger=MMLogger.get_current_instance())
+    steps = [step for step in config["pipeline"] if step["type"] != "Resize"]
+    PipelineSwitchHook(switch_epoch=1, switch_pipeline=steps).before_train_epoch(runner)
+    damage(tmp_path / "images/2.png", "unreadable")
+    sample = loader.dataset[1, 1]
+    assert sample["inputs"].shape[1:] == SIZE  # not enlarged any more
+    (reason,) = skipped(sample)
+    assert "images/2.png cannot be read" in reason
+
+
 @pytest.mark.parametrize("how", SAYS)
 def test_in_evaluation_a_black_image_takes_the_place_with_a_mark(coco: Callable, tmp_path: Path, how: str) -> None:
     samples = build_samples(coco(test_mode=True))
@@ -202,6 +217,12 @@ def test_a_fault_of_the_pipeline_is_no_fault_of_the_image(coco: Callable) -> Non
     samples.pipeline.transforms.insert(1, lambda results: results["nothing of that name"])
     with pytest.raises(KeyError, match="nothing of that name"):
         samples[0]
+
+
+def test_a_sample_without_a_file_is_no_unreadable_image(coco: Callable) -> None:
+    samples = build_samples(coco())
+    with pytest.raises(KeyError, match="img_path"):
+        samples.pipeline({"img_id": 1})
 
 
 def test_where_nothing_can_be_used_the_run_ends(coco: Callable, tmp_path: Path) -> None:
@@ -263,6 +284,19 @@ def test_annotations_that_are_of_no_use_stop_the_run(
         build_samples(coco(change, **options))
 
 
+@pytest.mark.parametrize("content", [b'{"images": [', b"\xff\xfe\xff", b"7"])
+def test_what_is_no_annotation_file_is_named(coco: Callable, tmp_path: Path, content: bytes) -> None:
+    from mmengine.registry import METRICS
+
+    config = coco()
+    (tmp_path / "boxes.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"boxes\.json is no COCO annotation file"):
+        build_samples(config)
+    evaluator = checked_evaluator(dict(type="CocoMetric", ann_file=str(tmp_path / "boxes.json")))
+    with pytest.raises(UserError, match=r"boxes\.json is no COCO annotation file"):
+        METRICS.build(evaluator)
+
+
 def test_reading_annotations_says_nothing(coco: Callable, capsys: pytest.CaptureFixture) -> None:
     build_samples(coco())
     assert capsys.readouterr().out == ""
@@ -272,12 +306,12 @@ def test_reading_annotations_says_nothing(coco: Callable, capsys: pytest.Capture
 
 
 def score(
-    tmp_path: Path, found: dict[int, float], unreadable: int | None = None, ours: bool = True
+    tmp_path: Path, found: dict[int, float], unreadable: int | None = None, ours: bool = True, **options: Any
 ) -> dict[str, float]:
     """AP where image `i` is given its true box, moved to the right by `found[i]`; the others are given none."""
     from mmengine.registry import METRICS
 
-    config = dict(type="CocoMetric", ann_file=str(tmp_path / "boxes.json"))
+    config = dict(type="CocoMetric", ann_file=str(tmp_path / "boxes.json"), **options)
     metric = METRICS.build(checked_evaluator(config) if ours else config)
     metric.dataset_meta = dict(classes=("nut",))
     for i in range(1, 7):
@@ -336,6 +370,14 @@ def test_who_finds_nothing_scores_0(coco: Callable, tmp_path: Path) -> None:
     assert score(tmp_path, {}) == {"coco/bbox_mAP": 0, "coco/bbox_mAP_50": 0}
 
 
+@pytest.mark.parametrize("format_only", [True, False])
+def test_who_finds_nothing_writes_empty_files(coco: Callable, tmp_path: Path, format_only: bool) -> None:
+    coco()
+    scores = score(tmp_path, {}, format_only=format_only, outfile_prefix=str(tmp_path / "found"))
+    assert bool(scores) is not format_only
+    assert json.loads((tmp_path / "found.bbox.json").read_text()) == []
+
+
 # --- masks ---
 
 
@@ -374,6 +416,29 @@ def test_in_evaluation_a_mask_that_does_not_fit_is_not_counted(masks: Callable, 
     truth = sample.gt_sem_seg.data[0]
     areas = IoUMetric.intersect_and_union(torch.zeros_like(truth), truth, 3, 255)
     assert sum(area.sum() for area in areas) == 0
+
+
+def test_a_segmenter_is_not_scored_where_nothing_can_be_read(masks: Callable, tmp_path: Path) -> None:
+    from mmengine.registry import METRICS
+
+    samples = build_samples(masks(test_mode=True))
+
+    def scores() -> dict[str, float]:
+        metric = METRICS.build(checked_evaluator(dict(type="IoUMetric")))
+        metric.dataset_meta = samples.metainfo
+        for i in range(4):
+            sample = samples[i]["data_samples"]
+            truth = sample.gt_sem_seg.data
+            found = {"pred_sem_seg": {"data": truth % 3}, "gt_sem_seg": {"data": truth}, "img_path": sample.img_path}
+            metric.process({}, [found])
+        return metric.evaluate(4)
+
+    for i in (1, 2, 3):
+        (tmp_path / f"masks/{i}.png").write_bytes(b"no image")
+    assert scores()["mIoU"] == 100
+    (tmp_path / "images/4.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of the 4 images of the evaluation counts"):
+        scores()
 
 
 def test_labels_of_no_class_are_ignored_and_told(masks: Callable, tmp_path: Path) -> None:

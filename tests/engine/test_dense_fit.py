@@ -129,6 +129,33 @@ def test_a_backbone_of_another_kind_is_not_judged() -> None:
     check_fit(detector(backbone=dict(type="ResNet", depth=50)))
 
 
+@pytest.mark.parametrize(
+    ("neck", "maps", "count"),
+    [
+        (dict(type="SimplePyramid", in_channels=[256]), (-1,), 4),
+        (dict(type="HRFPN", in_channels=[32, 64, 160, 256]), None, 5),
+        (dict(type="mmdet.ChannelMapper", in_channels=[64, 160, 256]), (1, 2, 3), 3),
+    ],
+)
+def test_a_neck_that_leaves_num_outs_out_gives_as_many_maps_as_its_class_says(
+    neck: dict[str, Any], maps: tuple[int, ...] | None, count: int
+) -> None:
+    pytest.importorskip("mmdet")
+    model = detector(backbone=VAN | dict(out_indices=maps), neck=neck | dict(out_channels=64))
+    model["roi_head"] = None
+    model["rpn_head"]["anchor_generator"]["strides"] = [4, 8, 16, 32, 64][:count]
+    check_fit(model)
+    model["rpn_head"]["anchor_generator"]["strides"].pop()
+    with pytest.raises(UserError, match=f"the neck gives {count} maps of 64 channels"):
+        check_fit(model)
+
+
+def test_what_a_neck_without_num_outs_gives_is_not_judged() -> None:
+    pytest.importorskip("mmseg")
+    neck = dict(type="MultiLevelNeck", in_channels=[256], out_channels=16)  # four maps of one
+    check_fit(behind_a_neck(backbone=VAN | dict(out_indices=(-1,)), neck=neck))
+
+
 @pytest.mark.all
 @pytest.mark.parametrize("name", [name for name in config_names() if name.startswith(("coco/", "ade20k/", "demo/"))])
 def test_every_config_that_is_shipped_fits(name: str) -> None:

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 from torch.nn import functional
+from vertebra.backbones._errors import UserError
 from vertebra.engine import tta
 from vertebra.engine.classifier import TimmClassifier
 from vertebra.engine.config import change, read_config
@@ -260,6 +261,25 @@ def test_a_config_without_views_of_its_own_gets_its_test_pipeline_at_several_sca
     assert config.model.type == "DetectorTTA"
     assert config.model.tta_cfg.max_per_img == 7
     assert config.model.module == inner
+
+
+def test_data_sets_that_are_joined_come_in_views_too() -> None:
+    config = Config(dict(read_config("coco/mask-rcnn_fpn_1x")))
+    config.tta_pipeline = None
+    one = config.test_dataloader.dataset
+    config.test_dataloader.dataset = dict(type="ConcatDataset", datasets=[one, dict(type="RepeatDataset", dataset=one)])
+    assert tta.use_views(config) == 6
+    first, second = config.test_dataloader.dataset.datasets
+    assert [step.type for step in first.pipeline] == ["LoadImageFromFile", "TestTimeAug"]
+    assert second.dataset.pipeline == first.pipeline
+
+
+def test_test_data_without_a_pipeline_is_refused() -> None:
+    config = Config(dict(read_config("coco/mask-rcnn_fpn_1x")))
+    config.tta_pipeline = None
+    del config.test_dataloader.dataset["pipeline"]
+    with pytest.raises(UserError, match="test_dataloader's data has no pipeline to make views of"):
+        tta.use_views(config)
 
 
 def test_views_of_a_config_are_taken() -> None:

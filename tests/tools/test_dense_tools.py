@@ -182,7 +182,9 @@ def damaged(folder: Path) -> Path:
     file.write_text(json.dumps(content))
     first, second = sorted((path / "ade20k/annotations/validation").iterdir())
     Image.new("L", (64, 64)).save(first)
-    Image.fromarray(np.full((128, 128), 77, np.uint8)).save(second)
+    labels = np.full((128, 128), 77, np.uint8)
+    labels[:64] = 1
+    Image.fromarray(labels).save(second)
     return path
 
 
@@ -206,3 +208,18 @@ def test_masks_that_cannot_be_counted_are_told_in_the_metrics(
     assert "00000002.png holds the label 77, and the classes end with 11" in done.said
     metrics = json.loads((folder / "damaged.json").read_text())
     assert (metrics["images"], metrics["unreadable"]) == (1, 1)
+    assert 0 <= metrics["mIoU"] <= 1
+
+
+@pytest.mark.parametrize("trained", ["segments"], indirect=True)
+def test_masks_none_of_which_counts_are_refused_in_a_sentence(
+    trained: tuple[str, Path], folder: Path, tool: Callable[..., Started]
+) -> None:
+    shutil.copytree(folder / "digits/ade20k", folder / "unreadable")
+    for mask in (folder / "unreadable/annotations/validation").iterdir():
+        mask.write_bytes(b"no image")
+    done = tool("test", "segments.py", trained[1], "--data", "unreadable", "--out", "unreadable.json")
+    assert done.code == 2
+    assert "error: none of the 2 images of the evaluation counts" in done.said
+    assert "Traceback" not in done.said
+    assert not (folder / "unreadable.json").exists()
