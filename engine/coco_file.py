@@ -131,12 +131,12 @@ def mend(content: dict[str, Any], masks: bool, training: bool) -> dict[str, int]
 def _ignore_without_mask(entry: dict[str, Any], sizes: Mapping[Any, tuple[float, float]]) -> bool:
     """Let an object without a usable mask count as a crowd with its box for a mask; whether it was one."""
     mask, (width, height) = entry.get("segmentation"), sizes[entry["image_id"]]
+    good = False
     if isinstance(mask, list):
         mask = [part for part in mask if _is_polygon(part)]
         good = bool(mask)
-    else:
-        good = isinstance(mask, Mapping) and mask.get("size") == [height, width]
-        good = good and _are_runs(mask.get("counts"), height * width)
+    elif isinstance(mask, Mapping):
+        good = mask.get("size") == [height, width] and _are_runs(mask.get("counts"), height * width)
     if not good:
         x, y, w, h = entry["bbox"]
         entry.update(iscrowd=1, segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
