@@ -6,7 +6,6 @@ operators.install()  # before anything below can import mmcv.ops, which takes it
 
 from . import (  # noqa: E402
     atomic,
-    channels_last,
     classifier,
     data,
     dense,
@@ -26,7 +25,6 @@ from . import (  # noqa: E402
 
 __all__ = [
     "atomic",
-    "channels_last",
     "classifier",
     "data",
     "dense",

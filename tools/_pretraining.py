@@ -30,7 +30,7 @@ def wanted(config: Any) -> dict[str, Any] | None:
         raise UserError(
             f"pretraining is {dict(given)!r}; it takes config, a classifier's, and options, a list of key=value"
         )
-    if config.model.backbone.get("pretrained") or config.get("load_from") or config.get("resume_from"):
+    if config.model.backbone.get("pretrained") or config.get("load_from"):
         return None
     if checkpoint_files(Path(config.work_dir)):
         return None

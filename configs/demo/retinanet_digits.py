@@ -1,4 +1,4 @@
-# RetinaNet with VAN-B0 on the scenes of digits: box AP 0.50 or more within minutes on two CPU cores.
+# RetinaNet with VAN-B0 on the scenes of digits; `vertebra benchmark demos` says what it reaches.
 #   vertebra make_dataset digits data/digits && vertebra train demo/retinanet_digits
 _base_ = [
     "../_base_/models/retinanet.py",
@@ -28,7 +28,4 @@ model = dict(
     ),
 )
 default_hooks = dict(checkpoint=dict(interval=1, save_best="coco/bbox_mAP", rule="greater"))
-custom_hooks = [
-    dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.005, update_buffers=True),
-    dict(type="ChannelsLastHook"),
-]
+custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.005, update_buffers=True)]

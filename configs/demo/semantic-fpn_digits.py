@@ -1,4 +1,4 @@
-# Semantic FPN with VAN-B0 on the scenes of digits: mIoU 0.55 or more within minutes on two CPU cores.
+# Semantic FPN with VAN-B0 on the scenes of digits; `vertebra benchmark demos` says what it reaches.
 #   vertebra make_dataset digits data/digits && vertebra train demo/semantic-fpn_digits
 _base_ = [
     "../_base_/models/semantic-fpn.py",
@@ -29,7 +29,4 @@ default_hooks = dict(
     logger=dict(log_metric_by_epoch=True),
     checkpoint=dict(by_epoch=True, interval=1, save_best="mIoU", rule="greater"),
 )
-custom_hooks = [
-    dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.005, update_buffers=True),
-    dict(type="ChannelsLastHook"),
-]
+custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.005, update_buffers=True)]
