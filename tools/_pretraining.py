@@ -6,7 +6,7 @@ has ended is not run again.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,9 @@ def wanted(config: Any) -> dict[str, Any] | None:
     given = config.get("pretraining")
     if not given:
         return None
-    if "config" not in given or given.keys() - _TAKEN:
-        raise UserError(
-            f"pretraining is {dict(given)!r}; it takes config, a classifier's, and options, a list of key=value"
-        )
+    well_formed = isinstance(given, Mapping) and "config" in given and not given.keys() - _TAKEN
+    if not well_formed or not isinstance(given.get("options", []), list | tuple):
+        raise UserError(f"pretraining is {given!r}; it takes config, a classifier's, and options, a list of key=value")
     if config.model.backbone.get("pretrained") or config.get("load_from"):
         return None
     if checkpoint_files(Path(config.work_dir)):

@@ -89,7 +89,9 @@ def test_data_without_the_classifiers_is_one_sentence(
 @pytest.mark.parametrize(
     ("option", "said"),
     [
+        ("pretraining=short", "pretraining is 'short'; it takes config"),
         ("pretraining.epochs=3", "it takes config"),
+        ("pretraining.options=a=1", "a list of key=value"),
         ("pretraining.config=demo/van_b9_digits", "there is no config"),
     ],
 )
