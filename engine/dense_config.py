@@ -101,7 +101,8 @@ def data_root(config: Mapping[str, Any]) -> str | None:
 def use_classes(config: Config, parts: Sequence[str] = _PARTS) -> list[str] | None:
     """Take the classes of the annotations, where the config's are others: their names, and the sizes of all heads.
 
-    A config that itself names some of the file's classes keeps them: mmdet leaves the others out.
+    A config that itself names some of the file's classes keeps to them: mmdet leaves the others out, and numbers those
+    that stay in the order of the file, whatever that of the config.
 
     Args:
         config: of a detector or segmenter; changed in place.
@@ -117,8 +118,8 @@ def use_classes(config: Config, parts: Sequence[str] = _PARTS) -> list[str] | No
     if names is None:
         return None
     if present and set(present) <= set(names) and _names_itself(config):
-        names = present
-        if all(_class_count(head) == len(names) for head in _counting(config.model)):
+        names = present if config.get("default_scope") == "mmseg" else [name for name in names if name in present]
+        if names == present and all(_class_count(head) == len(names) for head in _counting(config.model)):
             return None
     elif names == present:
         return None
@@ -192,8 +193,13 @@ def _class_count(head: Mapping[str, Any]) -> int:
 
 
 def _name_classes(config: Mapping[str, Any], dataset: Any, names: list[str]) -> None:
-    described = dict(dataset.get("metainfo") or {}, classes=tuple(names))
-    if len(described.get("palette") or names) != len(names):
+    described = dict(dataset.get("metainfo") or {})
+    before, palette = described.get("classes") or (), described.get("palette")
+    described["classes"] = tuple(names)
+    if palette and set(before) == set(names) and len(before) == len(palette):
+        colour = dict(zip(before, palette, strict=True))
+        described["palette"] = [colour[name] for name in names]
+    elif palette and len(palette) != len(names):
         del described["palette"]
     dataset["metainfo"] = described
     if config.get("default_scope") != "mmseg":

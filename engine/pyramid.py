@@ -5,15 +5,16 @@ Keys     `body.` + timm's own keys of the model without what no map needs (class
 Files    `load_state_dict` of the wrapper, or of a detector around it, also takes what the model's family can read: the
          authors' classifier, detector and segmenter files with their output norms, timm's files, `TimmClassifier`'s
 Weights  a file is read when the wrapper is built; what is not there yet, or has to be fetched, comes with mmengine's
-         `init_weights()` or with the first image, and not at all where a checkpoint was loaded in between
+         `init_weights()` or with the first image, and not at all where a checkpoint was loaded in between: our
+         runner asks for it after `load_from` and `resume`
 Sizes    what the model takes; options that lift a limit (swin, ViTs) are set, and timm's MaxViT gets our attention
 """
 
 import inspect
 import logging
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,15 @@ class TimmPyramid(BaseModule):
         if self._awaited:
             self._load_awaited()
         self._is_init = True
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, `init_weights` fetches nothing; after it the weights that were asked for are still to come."""
+        awaited, self._awaited = self._awaited, {}
+        try:
+            yield
+        finally:
+            self._awaited = awaited
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "TimmPyramid":
         """`nn.Module.apply`; the initialisers of a detector's own `init_cfg` pass by and leave the weights alone."""

@@ -7,7 +7,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from .data import build_loader, end_workers, start_worker
 from .dense import is_dense, load_dense
 from .dense_data import checked_evaluator, checked_loader
 from .order import continued, order_of
+from .pyramid import TimmPyramid
 from .record import check_same_run, describe_run, images_a_step
 
 _OWN_DATA = "TimmDataset"
@@ -194,6 +195,17 @@ class VertebraRunner(Runner):
             for loop in (self._train_loop, self._val_loop, self._test_loop):
                 end_workers(getattr(loop, "dataloader", None))
 
+    def _init_model_weights(self) -> None:
+        """mmengine's; a backbone fetches its own weights only after a checkpoint was loaded that had none for it."""
+        follows = self._load_from or (self._resume and checkpoint_files(Path(self.work_dir)))
+        with self._pyramid.waiting() if follows and self._pyramid else nullcontext():
+            super()._init_model_weights()
+
+    @property
+    def _pyramid(self) -> TimmPyramid | None:
+        backbone = getattr(self._bare_model(), "backbone", None)
+        return backbone if isinstance(backbone, TimmPyramid) else None
+
     def load_or_resume(self) -> None:
         """Resume from the newest whole checkpoint, or from the one that was named, or load weights."""
         if self._has_loaded:
@@ -206,6 +218,8 @@ class VertebraRunner(Runner):
             self.resume(self._load_from)
         elif self._load_from is not None:
             self.load_checkpoint(self._load_from)
+        if self._train_loop is not None and self._pyramid:
+            self._pyramid.init_weights()  # if they are still awaited
         self._has_loaded = True
         if self._train_loop is not None:
             super().dump_config()

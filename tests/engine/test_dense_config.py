@@ -144,11 +144,30 @@ def test_a_config_that_names_some_of_the_files_classes_keeps_them(tmp_path: Path
     write_coco(tmp_path, ["nut", "bolt", "washer"])
     config = with_data(tmp_path)
     for entry in (config.train_dataloader.dataset.dataset, config.val_dataloader.dataset):
-        entry.metainfo = dict(classes=("washer", "nut"), palette=[(1, 2, 3), (4, 5, 6)])
-    assert dense_config.use_classes(config) == ["washer", "nut"]
+        entry.metainfo = dict(classes=("nut", "washer"), palette=[(1, 2, 3), (4, 5, 6)])
+    assert dense_config.use_classes(config) == ["nut", "washer"]
     assert config.model.bbox_head.num_classes == 2
     assert config.val_dataloader.dataset.metainfo["palette"] == [(1, 2, 3), (4, 5, 6)]
     assert dense_config.use_classes(config) is None
+
+
+def test_classes_that_a_config_names_are_in_the_files_order_which_numbers_them(tmp_path: Path) -> None:
+    CocoDataset = pytest.importorskip("mmdet.datasets").CocoDataset
+    write_coco(tmp_path, ["nut", "bolt", "washer"])
+    content = json.loads((tmp_path / "annotations" / "train.json").read_text())
+    config = with_data(tmp_path)
+    for entry in (config.train_dataloader.dataset.dataset, config.val_dataloader.dataset):
+        entry.metainfo = dict(classes=("washer", "nut"), palette=[(1, 2, 3), (4, 5, 6)])
+    assert dense_config.use_classes(config) == ["nut", "washer"]
+    described = config.train_dataloader.dataset.dataset.metainfo
+    assert described == {"classes": ("nut", "washer"), "palette": [(4, 5, 6), (1, 2, 3)]}
+    content["images"] = [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9}]
+    washer = {"id": 1, "image_id": 1, "category_id": content["categories"][2]["id"], "bbox": [1, 1, 3, 3], "area": 9}
+    content["annotations"] = [{**washer, "iscrowd": 0}]
+    (tmp_path / "one.json").write_text(json.dumps(content))
+    samples = CocoDataset(ann_file=str(tmp_path / "one.json"), data_prefix=dict(img=""), metainfo=dict(described))
+    (instance,) = samples.get_data_info(0)["instances"]
+    assert described["classes"][instance["bbox_label"]] == "washer"
 
 
 def test_an_evaluation_reads_no_training_file(tmp_path: Path) -> None:

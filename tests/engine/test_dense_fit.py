@@ -160,3 +160,13 @@ def test_what_a_neck_without_num_outs_gives_is_not_judged() -> None:
 @pytest.mark.parametrize("name", [name for name in config_names() if name.startswith(("coco/", "ade20k/", "demo/"))])
 def test_every_config_that_is_shipped_fits(name: str) -> None:
     check_model(read_config(name))
+
+
+@pytest.mark.parametrize(("mean", "said"), [([127.5] * 3, "[123.675, 116.28, 103.53]"), ([123.7, 116.3, 103.5], "")])
+def test_other_colours_than_the_published_weights_want_are_told(
+    mean: list[float], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = detector(backbone=dict(VAN, pretrained=True)) | {"data_preprocessor": dict(mean=mean)}
+    check_fit(model)
+    told = capsys.readouterr().err
+    assert (said in told and "van_b0" in told) if said else not told

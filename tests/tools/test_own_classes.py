@@ -122,10 +122,13 @@ def tool(folder: Path) -> Callable[..., Started]:
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def trained(request: pytest.FixtureRequest, folder: Path, tool: Callable[..., Started]) -> tuple[str, str]:
-    """A kind of data, and what its run said that began with the weights of other classes."""
+    """A kind of data, and what its run said that began with the weights of other classes.
+
+    The weights that its backbone would begin with cannot be had, and nobody asks for them.
+    """
     kind = request.param
-    start = f"load_from={kind}.pth"
-    return kind, tool("train", f"{kind}.py", "--data", kind, "--work-dir", f"wd_{kind}", "--cfg-options", start).said
+    changes = [f"load_from={kind}.pth", "model.backbone.pretrained=not_there.pth"]
+    return kind, tool("train", f"{kind}.py", "--data", kind, "--work-dir", f"wd_{kind}", "--cfg-options", *changes).said
 
 
 def test_train_says_the_classes_and_which_heads_start_anew(trained: tuple[str, str]) -> None:
@@ -145,6 +148,18 @@ def test_everything_but_those_heads_begins_with_the_weights_of_the_file(trained:
     assert [key for key in learnt if not torch.equal(saved[key], given[key])] == []
     anchors = {"boxes": 9, "masks": 1}[kind]
     assert len(saved[f"{ANEW[kind]}.bias"]) == len(NAMES) * anchors
+
+
+def test_a_file_without_a_backbone_leaves_it_the_weights_of_its_own(folder: Path, tool: Callable[..., Started]) -> None:
+    given = torch.load(folder / "boxes.pth")["state_dict"]
+    torch.save({key: value for key, value in given.items() if not key.startswith("backbone.")}, folder / "heads.pth")
+    own = {key.removeprefix("backbone."): value + 1 for key, value in given.items() if key.startswith("backbone.")}
+    torch.save(own, folder / "backbone.pth")
+    changes = ["load_from=heads.pth", "model.backbone.pretrained=backbone.pth"]
+    tool("train", "boxes.py", "--data", "boxes", "--work-dir", "wd_heads", "--cfg-options", *changes)
+    saved = torch.load((folder / "wd_heads/last_checkpoint").read_text(), weights_only=False)["state_dict"]
+    learnt = [key for key in own if key.endswith((".weight", ".bias"))]
+    assert [key for key in learnt if not torch.equal(saved[f"backbone.{key}"], own[key])] == []
 
 
 def test_infer_shows_these_names(trained: tuple[str, str], folder: Path, tool: Callable[..., Started]) -> None:
