@@ -255,7 +255,7 @@ def test_strides_of_the_heads_are_those_of_the_maps(name: str) -> None:
         assert list(model.decode_head.get("strides", strides)) == strides
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", [*NAMES, *DEMOS])
 def test_images_are_normalised_as_the_backbone_was_trained(name: str) -> None:
     model = read(name).model
     cfg = timm.get_pretrained_cfg(model.backbone.model_name)
@@ -285,6 +285,15 @@ def test_masks_are_loaded_where_there_is_a_head_for_them(name: str) -> None:
         size = read(name).model.data_preprocessor.size
         crop = next(s for s in read(name).train_dataloader.dataset.pipeline if s["type"] == "RandomCrop")
         assert tuple(crop.crop_size) == tuple(size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_of_the_views_is_the_image_as_it_is_tested(name: str) -> None:
+    config = read(name)
+    sized = [step for step in config.test_dataloader.dataset.pipeline if "Resize" in step["type"]]
+    views = [step for choices in config.tta_pipeline[-1].transforms for step in choices]
+    assert sized
+    assert [step for step in sized if step not in views] == []
 
 
 # --- built, with mmdet and mmseg ---

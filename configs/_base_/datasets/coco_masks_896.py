@@ -23,3 +23,24 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            # a size between these would be padded to the next: the model pads to multiples of 224
+            [dict(type="Resize", scale=(side, side), keep_ratio=True) for side in (672, 896, 1120)],
+            [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)],
+            [dict(type="LoadAnnotations", with_bbox=True)],
+            [
+                dict(
+                    type="PackDetInputs",
+                    meta_keys=(
+                        *("img_id", "img_path", "ori_shape", "img_shape"),
+                        *("scale_factor", "flip", "flip_direction"),
+                    ),
+                )
+            ],
+        ],
+    ),
+]

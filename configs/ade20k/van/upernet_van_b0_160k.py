@@ -1,5 +1,6 @@
 # VAN-B0, UPerNet, 160 000 iterations of ADE20K: 41.1 mIoU at many scales (--tta) as published (arXiv 2202.09741),
 # 32 M parameters.
+# Tested at multiples of 32, SyncBN in the backbone: as VAN-Segmentation, the authors' code, has it for both heads.
 #   vertebra train ade20k/van/upernet_van_b0_160k
 _base_ = [
     "../../_base_/models/upernet.py",

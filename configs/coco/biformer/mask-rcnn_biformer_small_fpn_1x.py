@@ -18,7 +18,8 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )
-# the authors name the norms between stages by number: their rule for 'norm' passes them by
+# the authors name the norms between stages by number: their rule for 'norm' passes them by; their fp16 names no loss
+# scale, and mmcv 1 takes 512 then
 optim_wrapper = dict(
     type="AmpOptimWrapper",
     dtype="float16",

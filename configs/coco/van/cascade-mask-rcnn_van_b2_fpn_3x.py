@@ -1,7 +1,7 @@
 # VAN-B2, Cascade Mask R-CNN, 36 epochs of COCO in many sizes: 52.0 box AP as published (arXiv 2202.09741),
 # 84 M parameters, 752 GFLOPs (1280 x 800).
-# Not verified, since the authors' detection code was not read: drop path, decay of norms, warm-up; they are those of
-# Swin's recipe and of a project derived from VAN's.
+# Not verified, since the authors' detection code was not read: warm-up 500 as Swin's (a project derived from VAN's has
+# 1000), drop path 0.1 as in that project, no decay of norms as Swin's.
 #   vertebra train coco/van/cascade-mask-rcnn_van_b2_fpn_3x
 _base_ = [
     "../../_base_/models/cascade-mask-rcnn.py",

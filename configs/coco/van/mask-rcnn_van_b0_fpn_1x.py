@@ -1,6 +1,6 @@
 # VAN-B0, Mask R-CNN, 12 epochs of COCO: 40.2 box AP, 37.6 mask AP as published (arXiv 2202.09741), 23.9 M parameters.
-# Not verified, since the authors' detection code was not read: drop path, decay of norms, warm-up; they are those of
-# Swin's recipe and of a project derived from VAN's.
+# Not verified, since the authors' detection code was not read: warm-up 500 as Swin's (a project derived from VAN's has
+# 1000), drop path 0.1 as in that project, no decay of norms as Swin's.
 #   vertebra train coco/van/mask-rcnn_van_b0_fpn_1x
 _base_ = [
     "../../_base_/models/mask-rcnn.py",
