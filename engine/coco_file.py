@@ -6,7 +6,8 @@ Left out  annotations without a box of four numbers, or of images that are not l
           their image and boxes of less than a pixel. An evaluation keeps those, as COCO's own does
 Mended    boxes that reach over the edge end there (training); `area` and `iscrowd` get their usual values where they
           are no numbers; ids start from 1, since COCO's evaluation takes 0 for "not found"
-Ignored   an object without a mask where masks are wanted, as a crowd is: it is neither right nor wrong to find it
+Ignored   an object without a mask where masks are wanted, or with one that cannot be decoded, as a crowd is: it is
+          neither right nor wrong to find it
 """
 
 import json
@@ -19,6 +20,8 @@ import numpy as np
 from ..backbones._errors import UserError
 
 WITHOUT_MASK = "annotations without a mask, ignored"
+_FAR = 1e6  # pixels; no point of a mask lies there
+_BITS = 30  # of a number in a compressed mask, at most: pycocotools computes each digit in 32
 _OVER = 1.0  # pixels that a box may reach over the edge without a word: COCO's are rounded
 _NEEDED = {
     "categories": ("id", "name"),
@@ -138,23 +141,52 @@ def _ignore_without_mask(entry: dict[str, Any], sizes: Mapping[Any, tuple[float,
     elif isinstance(mask, Mapping):
         good = mask.get("size") == [height, width] and _are_runs(mask.get("counts"), height * width)
     if not good:
-        x, y, w, h = entry["bbox"]
-        entry.update(iscrowd=1, segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
+        x, y, w, h = entry["bbox"]  # in an evaluation it may lie anywhere
+        left, right = (min(max(side, 0), width) for side in (x, x + w))
+        top, bottom = (min(max(side, 0), height) for side in (y, y + h))
+        entry.update(iscrowd=1, segmentation=[[left, top, right, top, right, bottom, left, bottom]])
     elif isinstance(mask, list):
         entry["segmentation"] = mask
     return not good
 
 
 def _is_polygon(part: Any) -> bool:
-    """Whether it is three points or more, x and y in turn."""
-    return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and set(map(type, part)) <= {int, float}
+    """Whether it is three points or more, x and y in turn; pycocotools ends the process at a NaN or a far point."""
+    if not isinstance(part, list) or len(part) < 6 or len(part) % 2 or not set(map(type, part)) <= {int, float}:
+        return False
+    return all(-_FAR < side < _FAR for side in part)
 
 
 def _are_runs(counts: Any, pixels: float) -> bool:
-    """Whether it is a run-length code: compressed, which a look does not judge, or lengths that fill the image."""
-    if isinstance(counts, list):
-        return set(map(type, counts)) <= {int} and sum(counts) == pixels
-    return isinstance(counts, str)
+    """Whether it is a run-length code, a list or compressed, whose runs fill the image."""
+    runs = _decoded(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not set(map(type, runs)) <= {int}:
+        return False
+    return min(runs, default=-1) >= 0 and sum(runs) == pixels
+
+
+def _decoded(code: str) -> list[int] | None:
+    """The runs of COCO's compressed code; None where it is none.
+
+    pycocotools does not check what it decodes: of a code that is cut off it reads beyond the end. A character is 48 and
+    a digit of 5 bits, lowest first, with 32 more where another digit follows; the top bit of a number's last digit is
+    its sign. From the fourth on, a number is the difference to the run two before.
+    """
+    runs: list[int] = []
+    number = bits = 0
+    for character in code:
+        digit = ord(character) - 48
+        if not 0 <= digit < 64 or bits == _BITS:
+            return None
+        number |= (digit & 31) << bits
+        bits += 5
+        if digit & 32:
+            continue
+        if digit & 16:
+            number -= 1 << bits
+        runs.append(number + runs[-2] if len(runs) > 2 else number)
+        number = bits = 0
+    return None if bits else runs
 
 
 def _boxes(annotations: Iterable[Mapping[str, Any]]) -> np.ndarray:

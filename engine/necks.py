@@ -129,7 +129,8 @@ class SimplePyramid(BaseModule):
     Args:
         in_channels: of the map; a list of one number is taken too.
         out_channels: of every level.
-        num_outs: levels in all, 4 or more.
+        num_outs: levels in all.
+        start_level: the first level that is made, counted from 0: 1 begins at s/2, as heads from stride 8 on need it.
         init_cfg: see mmengine's `BaseModule`; None initialises as mm's feature pyramid.
 
     Raises:
@@ -141,26 +142,29 @@ class SimplePyramid(BaseModule):
         in_channels: int | Sequence[int],
         out_channels: int = 256,
         num_outs: int = 4,
+        start_level: int = 0,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg or _INIT)
         given = [in_channels] if isinstance(in_channels, int) else list(in_channels)
         if len(given) != 1 or given[0] % 4:
             raise UserError(f"in_channels is {in_channels!r}; SimplePyramid takes one map of a multiple of 4 channels")
-        if num_outs < 4:
-            raise UserError(f"num_outs is {num_outs}; SimplePyramid gives 4 levels or more")
+        if start_level not in range(4) or num_outs < 4 - start_level:
+            raise UserError(
+                f"num_outs is {num_outs} and start_level {start_level}; SimplePyramid gives 4 levels or more, of which "
+                "the first start_level (0 to 3) are left out"
+            )
         self.in_channels, self.num_outs = given, num_outs
         dims = [given[0] // 2**i for i in range(3)]
         up = [nn.ConvTranspose2d(before, here, 2, 2) for before, here in pairwise(dims)]
         half = nn.ConvTranspose2d(dims[0], dims[1], 2, 2)
-        self.scales = nn.ModuleList(
-            [
-                nn.Sequential(up[0], LayerNorm2d(dims[1]), nn.GELU(), up[1]),
-                half,
-                nn.Identity(),
-                nn.MaxPool2d(2, 2, ceil_mode=True),
-            ]
+        scales = (
+            nn.Sequential(up[0], LayerNorm2d(dims[1]), nn.GELU(), up[1]),
+            half,
+            nn.Identity(),
+            nn.MaxPool2d(2, 2, ceil_mode=True),
         )
+        self.scales = nn.ModuleList(scales[start_level:])
         self.convs = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels, out_channels, 1, bias=False),
@@ -168,7 +172,7 @@ class SimplePyramid(BaseModule):
                 nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
                 LayerNorm2d(out_channels),
             )
-            for channels in (dims[2], dims[1], dims[0], dims[0])
+            for channels in (dims[2], dims[1], dims[0], dims[0])[start_level:]
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -1,5 +1,6 @@
 """Optimizers as timm builds them: parameter groups from the model's own word on decay and depth, AMP on any device."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -61,3 +62,15 @@ class AnyDeviceAmpOptimWrapper(AmpOptimWrapper):
         stack.enter_context(OptimWrapper.optim_context(self, model))
         stack.enter_context(torch.autocast(self.device, dtype=self.cast_dtype))
         return stack
+
+
+def asks_for_amp(wrapper: Any) -> bool:
+    """Whether the config of an optimizer asks for mmengine's own mixed precision, which asserts that there is a GPU."""
+    kind = wrapper.get("type") if isinstance(wrapper, Mapping) else None
+    return kind is AmpOptimWrapper or str(kind).removeprefix("mmengine.") == "AmpOptimWrapper"
+
+
+def without_amp(wrapper: Mapping[str, Any]) -> dict[str, Any]:
+    """The same optimizer's config in float32."""
+    of_amp = ("loss_scale", "dtype", "use_fsdp")
+    return {**{key: value for key, value in wrapper.items() if key not in of_amp}, "type": "OptimWrapper"}

@@ -12,10 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -27,6 +29,7 @@ from .atomic import remove_leftovers
 from .data import build_loader, end_workers, start_worker
 from .dense import is_dense, load_dense
 from .dense_data import checked_evaluator, checked_loader
+from .optim import asks_for_amp, without_amp
 from .order import continued, order_of
 from .pyramid import TimmPyramid
 from .record import check_same_run, describe_run, images_a_step
@@ -294,6 +297,29 @@ class VertebraRunner(Runner):
         saved = [schedule.state_dict() for schedule in self.param_schedulers or ()]
         if [_lengths(state) for state in saved] != [_lengths(state) for state in lengths]:
             self._replay_schedule(lengths, start)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """mmengine's; without a GPU the mixed precision that a config asks for is left out, and that is said."""
+        device = get_device()
+        if device in ("cpu", "mps") and asks_for_amp(optim_wrapper):
+            self.logger.warning(
+                f"mixed precision of the config is left out: it needs a CUDA GPU, and this runs on {device}"
+            )
+            optim_wrapper = without_amp(optim_wrapper)
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict[str, Any] | None = None) -> None:
+        """mmengine's, by the images of an optimizer step: batches whose gradients accumulate count, as processes do."""
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+        if not (auto_scale_lr or {}).get("enable"):
+            return
+        several = isinstance(optim_wrapper, OptimWrapperDict)
+        for wrapper in optim_wrapper.values() if several else [optim_wrapper]:
+            batches = wrapper._accumulative_counts
+            for group in wrapper.optimizer.param_groups:
+                group["lr"] *= batches
+            if batches > 1:
+                self.logger.info(f"a step takes the gradients of {batches} batches: the rate is {batches} times that")
 
     def _build_param_scheduler(self, scheduler: Any, optim_wrapper: Any) -> list[Any]:
         """mmengine's, for runs of any length: a warm-up ends with the run, what would begin after it is left out."""

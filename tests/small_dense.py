@@ -111,7 +111,7 @@ def _put_backbone(config: Config, head: str, name: str) -> None:
     width = 256
     model.neck = dict(in_channels=channels, out_channels=width, num_outs=4 if head == "dino-4scale" else 5)
     if one:
-        model.neck.type = "SimplePyramid"
+        model.neck.update(type="SimplePyramid", start_level=1 if head in _FROM_STRIDE_8 else 0)
     else:
         model.neck.update(type="PyramidNeck", extra_levels=1 if head in _FROM_STRIDE_8 else 2)
     if head in SEGMENTERS:

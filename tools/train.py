@@ -107,14 +107,6 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
             config.optim_wrapper.pop(key, None)
         dtype = {"bf16": "bfloat16", "fp16": "float16"}[args.amp]
         config.optim_wrapper.update(type="AnyDeviceAmpOptimWrapper", dtype=dtype, device=device)
-    elif device != "cuda" and config.optim_wrapper.get("type") == "AmpOptimWrapper":
-        print(
-            f"mixed precision of the config is left out: it needs a CUDA GPU, and this runs on {device}",
-            file=sys.stderr,
-        )
-        for key in ("loss_scale", "dtype", "use_fsdp"):
-            config.optim_wrapper.pop(key, None)
-        config.optim_wrapper.type = "OptimWrapper"
     if args.compile and dense:
         raise UserError(f"--compile is for classifiers; {args.config} is a {config.model.type}")
     if args.compile:

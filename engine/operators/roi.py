@@ -244,7 +244,8 @@ def _corners(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Ten
 
 def _pool_edges(low: Tensor, size: Tensor, bins: int, limit: int) -> tuple[Tensor, Tensor]:
     """First and one past the last pixel of RoIPool's bins along one axis, within the map: (R,) -> two of (R, bins)."""
-    step = (size / bins)[:, None]
+    # By a number, CUDA would multiply with its inverse, and 21 / 7 be a bit more than 3: a pixel more in the bin.
+    step = (size / size.new_tensor(bins))[:, None]
     places = torch.arange(bins + 1, device=low.device)
     edges = (places * step + low[:, None]).float()  # mmcv rounds to whole pixels in float32
     return edges[:, :-1].floor().long().clamp(0, limit), edges[:, 1:].ceil().long().clamp(0, limit)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from vertebra.backbones._errors import UserError
 from vertebra.engine.coco_file import check, mend, read_coco
@@ -140,6 +141,24 @@ def test_ids_start_from_1() -> None:
     assert [entry["id"] for entry in made["annotations"]] == [1, 2]
 
 
+DAMAGED = [
+    "",
+    "X6T3Tl",  # "X6T3Tl0" cut off: in a number
+    "X6T3",  # between two numbers
+    "X6T3Tl00",  # a run too many
+    "X63T3Tl0",  # a character too many
+    "X6T3Tl1",  # another character
+    "eU1K",  # 1205 and -5
+    "ZZZZZZZ0",  # a number without an end
+    "PPPPPPPPPPPPPPPPPPP0`U1",
+    "X6\03Tl0",
+    "X6 3Tl0",
+    "X6é3Tl0",
+    "~~~",
+    "no code at all",
+]
+
+
 @pytest.mark.parametrize(
     "mask",
     [
@@ -148,13 +167,19 @@ def test_ids_start_from_1() -> None:
         [[1, 2]],
         [[1, 2, 3, 4, 5]],
         [["a"] * 6],
+        [[5, 6, 15, 6, 15, float("nan")]],
+        [[5, 6, 15, 6, 15, 1e12]],
+        [[-float("inf"), 6, 15, 6, 15, 14]],
         {"size": [3, 3], "counts": [9]},
         {"counts": [9]},
         {"size": None, "counts": [9]},
         {"size": [30, 40], "counts": None},
         {"size": [30, 40], "counts": [None]},
         {"size": [30, 40], "counts": [9]},
+        {"size": [30, 40], "counts": [-5, 1205]},
+        *({"size": [30, 40], "counts": code} for code in DAMAGED),
     ],
+    ids=str,
 )
 @pytest.mark.parametrize("training", [True, False])
 def test_an_object_without_a_mask_is_ignored_where_masks_are_wanted(mask: Any, training: bool) -> None:
@@ -164,12 +189,29 @@ def test_an_object_without_a_mask_is_ignored_where_masks_are_wanted(mask: Any, t
     assert made["annotations"][0]["segmentation"] == [[5, 6, 15, 6, 15, 14, 5, 14]]
 
 
-@pytest.mark.parametrize("counts", [[200, 100, 900], "PPYo1"])
+def test_the_mask_of_what_is_ignored_lies_in_the_image() -> None:
+    made = content(segmentation=None, bbox=[-5, 20, 1e12, 15])
+    mend(made, masks=True, training=False)
+    assert made["annotations"][0]["segmentation"] == [[0, 20, 40, 20, 40, 30, 0, 30]]
+
+
+@pytest.mark.parametrize("counts", [[200, 100, 900], "X6T3Tl0", "0`U1"])
 def test_run_lengths_are_left_as_they_are(counts: list[int] | str) -> None:
     mask = {"size": [30, 40], "counts": counts}
     made = content(segmentation=mask)
     assert mend(made, masks=True, training=True) == {}
     assert made["annotations"][0]["segmentation"] == mask
+
+
+def test_what_pycocotools_writes_is_taken_and_no_part_of_it() -> None:
+    coder, draw = pytest.importorskip("pycocotools.mask"), np.random.default_rng(0)
+    for share in (0.01, 0.5, 0.99):
+        pixels = draw.random((30, 40)) < share
+        pixels[-1, -1] = True  # no run of zero pixels at the end
+        code = coder.encode(np.asfortranarray(pixels, np.uint8))["counts"].decode()
+        parts = [code[:end] for end in range(len(code) + 1)]
+        told = [mend(content(segmentation={"size": [30, 40], "counts": part}), True, True) for part in parts]
+        assert [part for part, found in zip(parts, told, strict=True) if not found] == [code]
 
 
 def test_masks_do_not_matter_where_only_boxes_are_wanted() -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from tool_processes import Started
 from vertebra.backbones._checkpoint import read_checkpoint
+from vertebra.engine.config import read_config
 from vertebra.tools import make_dataset
 
 pytest.importorskip("mmdet")
@@ -117,13 +119,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_script(folder: Path, kind: str, script: str, *words: str, through: bool = False) -> None:
-    """`python PATH/train.py CONFIG ...`, or the same through `vertebra.engine.run`."""
+def run_script(folder: Path, kind: str, script: str, *words: str, through: bool = False, **variables: str) -> str:
+    """`python PATH/train.py CONFIG ...`, or the same through `vertebra.engine.run`; what it says."""
     command = [sys.executable, *(["-m", "vertebra.engine.run"] if through else [])]
     command += [str(scripts(kind) / "tools" / script), f"{kind}.py", *words]
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    environment = dict(os.environ, OMP_NUM_THREADS="1", **variables)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
 
 
 def assert_trained(file: Path) -> None:
@@ -150,6 +153,38 @@ def test_their_test_script_evaluates_what_their_train_script_left(folder: Path, 
     logs = [file.read_text() for file in folder.glob(f"tested_{kind}/*/*.log")]
     assert len(logs) == (2 if kind == "segments" else 1)
     assert all("(test)" in log for log in logs)
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("kind", ["boxes", "segments"])
+def test_their_test_script_takes_the_views_that_our_configs_ship(folder: Path, kind: str) -> None:
+    file, work_dir = CHECKPOINTS.get(kind, "epoch_1.pth"), f"views_{kind}"
+    run_script(folder, kind, "train.py", "--work-dir", work_dir)
+    # a tenth of their size, which is about that of the scenes
+    sizes = [step.scale for step in read_config(str(folder / f"{kind}.py")).tta_pipeline[1].transforms[0]]
+    options = [
+        f"tta_pipeline.1.transforms.0.{number}.scale=({width // 10},{height // 10})"
+        for number, (width, height) in enumerate(sizes)
+    ]
+    words = (f"{work_dir}/{file}", "--tta", "--work-dir", f"{work_dir}_tested", "--cfg-options", *options)
+    run_script(folder, kind, "test.py", *words, through=True)
+    (log,) = (file.read_text() for file in folder.glob(f"{work_dir}_tested/*/*.log"))
+    found = re.findall({"boxes": r"coco/bbox_mAP: ([\d.]+)", "segments": r"mIoU: ([\d.]+)"}[kind], log)
+    assert found
+    assert 0 <= float(found[-1]) <= 100
+    tested = re.search(r"^model = dict\((.*?)^\w", log, re.MULTILINE | re.DOTALL)
+    assert tested
+    assert {"boxes": "DetectorTTA", "segments": "SegmenterTTA"}[kind] in tested[1]
+    assert "do not match exactly" not in log
+
+
+@pytest.mark.all
+def test_their_train_script_leaves_mixed_precision_out_without_a_gpu(folder: Path) -> None:
+    asked = [f"optim_wrapper.{option}" for option in ("type=AmpOptimWrapper", "dtype=float16", "loss_scale=512.0")]
+    words = ("--work-dir", "mixed", "--cfg-options", *asked)
+    said = run_script(folder, "boxes", "train.py", *words, CUDA_VISIBLE_DEVICES="-1")
+    assert said.count("mixed precision of the config is left out: it needs a CUDA GPU, and this runs on cpu") == 1
+    assert_trained(folder / "mixed/epoch_1.pth")
 
 
 @pytest.mark.all

@@ -147,12 +147,23 @@ def test_one_map_of_a_vit_becomes_a_pyramid() -> None:
     assert all(value.grad is not None for value in neck.parameters())
 
 
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_finer_levels_of_the_simple_pyramid_can_be_left_out(start: int) -> None:
+    whole, cut = SimplePyramid(16, 8, num_outs=5), SimplePyramid(16, 8, num_outs=5 - start, start_level=start)
+    for part, other in ((cut.scales, whole.scales), (cut.convs, whole.convs)):
+        part.load_state_dict(other[start:].state_dict())
+    x = torch.randn(2, 16, 5, 7)
+    torch.testing.assert_close(cut((x,)), whole((x,))[start:])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ({"in_channels": [16, 32]}, r"in_channels is \[16, 32\].*one map"),
         ({"in_channels": 18}, r"in_channels is 18.*multiple of 4"),
         ({"in_channels": 16, "num_outs": 3}, r"num_outs is 3.*4 levels or more"),
+        ({"in_channels": 16, "num_outs": 2, "start_level": 1}, r"num_outs is 2 and start_level 1; .*4 levels or more"),
+        ({"in_channels": 16, "num_outs": 4, "start_level": 4}, r"start_level 4; .*\(0 to 3\)"),
     ],
 )
 def test_bad_arguments_of_the_simple_pyramid_are_said_in_one_sentence(arguments: dict[str, Any], said: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tool_processes import Started, start_tool
+from vertebra.engine.config import read_config
 from vertebra.tools import make_dataset
 
 pytest.importorskip("mmdet")
@@ -111,6 +112,23 @@ def test_views_of_each_image_are_counted_in_the_metrics(
     assert done.code == 0, done.said
     metrics = json.loads((folder / f"{kind}_views.json").read_text())
     assert (metrics["tta"], metrics["views"], metrics["images"]) == (True, {"boxes": 3, "segments": 6}[kind], 2)
+    assert 0 <= metrics[{"boxes": "box_AP", "segments": "mIoU"}[kind]] <= 1
+
+
+def test_the_views_that_a_config_ships_are_those_it_is_tested_in(
+    trained: tuple[str, Path], folder: Path, tool: Callable[..., Started]
+) -> None:
+    kind, checkpoint = trained
+    shipped, count = {"boxes": ("coco/retinanet_fpn_1x", 6), "segments": ("ade20k/semantic-fpn_80k", 12)}[kind]
+    views = read_config(shipped).to_dict()["tta_pipeline"]
+    for resize in views[1]["transforms"][0]:  # to a tenth, which is about the size of the scenes
+        resize["scale"] = tuple(side // 10 for side in resize["scale"])
+    where = ["--data", "digits", "--out", f"{kind}_shipped.json"]
+    done = tool("test", f"{kind}.py", checkpoint, *where, "--tta", "--cfg-options", f"tta_pipeline={views}")
+    assert done.code == 0, done.said
+    assert f"each image is seen in {count} views, as its tta_pipeline says" in done.said
+    metrics = json.loads((folder / f"{kind}_shipped.json").read_text())
+    assert (metrics["tta"], metrics["views"], metrics["images"]) == (True, count, 2)
     assert 0 <= metrics[{"boxes": "box_AP", "segments": "mIoU"}[kind]] <= 1
 
 

@@ -1,0 +1,138 @@
+"""What the runner makes of a config's optimizer: no mixed precision without a GPU, and the rate for a step's images."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from torch import nn
+from torch.utils.data import DataLoader
+from vertebra.engine import runner as module
+from vertebra.engine.config import read_config
+from vertebra.engine.runner import VertebraRunner
+
+
+class Line(BaseModel):
+    """A model of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: torch.Tensor, mode: str = "loss") -> dict[str, torch.Tensor]:
+        """The loss of a batch (B,)."""
+        return {"loss": (self.weight * inputs.float()).mean()}
+
+
+def runner(folder: Path, wrapper: dict[str, Any], **options: Any) -> VertebraRunner:
+    """One epoch of two batches of four."""
+    data = [{"inputs": torch.tensor(number)} for number in range(8)]
+    return VertebraRunner(
+        Line(),
+        str(folder),
+        train_dataloader=DataLoader(data, batch_size=4),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=wrapper,
+        experiment_name=folder.name,
+        default_hooks=dict(checkpoint=None, logger=None),
+        **options,
+    )
+
+
+# --- mixed precision without a GPU ---
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the logger warns of as to precision, on a machine without a GPU."""
+    lines: list[str] = []
+    monkeypatch.setattr(module, "get_device", lambda: "cpu")
+    monkeypatch.setattr(MMLogger, "warning", lambda self, text: lines.append(text) if "precision" in text else None)
+    return lines
+
+
+@pytest.mark.parametrize("kind", ["AmpOptimWrapper", "mmengine.AmpOptimWrapper", AmpOptimWrapper], ids=str)
+def test_mixed_precision_is_left_out_where_there_is_no_gpu(kind: Any, tmp_path: Path, said: list[str]) -> None:
+    asked = dict(type=kind, dtype="float16", loss_scale=512.0, use_fsdp=False, clip_grad=dict(max_norm=1.0))
+    made = runner(tmp_path, {**asked, "optimizer": dict(type="SGD", lr=0.1)})
+    made.train()
+    assert type(made.optim_wrapper) is OptimWrapper
+    assert made.optim_wrapper.clip_grad_kwargs == {"max_norm": 1.0}
+    assert made.model.weight.item() == pytest.approx(1 - 2 * 0.1)
+    assert said == ["mixed precision of the config is left out: it needs a CUDA GPU, and this runs on cpu"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "coco/litv2/mask-rcnn_litv2_small_fpn_1x",
+        "coco/biformer/mask-rcnn_biformer_small_fpn_1x",
+        "coco/transnext/mask-rcnn_transnext_base_fpn_1x",
+    ],
+)
+def test_a_shipped_config_with_mixed_precision_gets_its_optimizer(name: str, tmp_path: Path, said: list[str]) -> None:
+    wrapper = read_config(name).optim_wrapper
+    assert wrapper.type == "AmpOptimWrapper"
+    built = runner(tmp_path, wrapper).build_optim_wrapper(wrapper)
+    assert type(built) is OptimWrapper
+    assert built.optimizer.defaults["lr"] == wrapper.optimizer.lr
+    assert len(said) == 1
+
+
+def test_an_optimizer_without_mixed_precision_is_built_as_it_is(tmp_path: Path, said: list[str]) -> None:
+    made = runner(tmp_path, dict(optimizer=dict(type="SGD", lr=0.1)))
+    built = made.build_optim_wrapper(made.optim_wrapper)
+    assert made.build_optim_wrapper(built) is built
+    assert said == []
+
+
+# --- the rate for the images of a step ---
+
+
+@pytest.mark.parametrize(
+    ("processes", "batches", "rate"), [(1, 1, 0.4 * 4 / 16), (2, 1, 0.4 * 8 / 16), (1, 3, 0.4 * 12 / 16), (2, 4, 0.8)]
+)
+def test_the_rate_is_that_of_all_images_whose_mean_a_step_takes(
+    processes: int, batches: int, rate: float, tmp_path: Path
+) -> None:
+    wrapper = dict(optimizer=dict(type="SGD", lr=0.4), accumulative_counts=batches)
+    made = runner(tmp_path, wrapper, auto_scale_lr=dict(enable=True, base_batch_size=16))
+    made._world_size = processes
+    built = made.build_optim_wrapper(wrapper)
+    made.scale_lr(built, made.auto_scale_lr)
+    assert built.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("given", [None, dict(enable=False, base_batch_size=16), dict(base_batch_size=16)])
+def test_the_rate_is_the_configs_own_unless_that_is_asked_for(given: dict[str, Any] | None, tmp_path: Path) -> None:
+    wrapper = dict(optimizer=dict(type="SGD", lr=0.4), accumulative_counts=2)
+    made = runner(tmp_path, wrapper, auto_scale_lr=given)
+    made.train()
+    assert made.optim_wrapper.optimizer.param_groups[0]["lr"] == 0.4
+
+
+def test_training_multiplies_the_rate_before_schedules_see_it(tmp_path: Path) -> None:
+    made = runner(
+        tmp_path,
+        dict(optimizer=dict(type="SGD", lr=0.4), accumulative_counts=2),
+        auto_scale_lr=dict(enable=True, base_batch_size=16),
+        param_scheduler=dict(type="ConstantLR", factor=0.5, by_epoch=True, begin=0, end=5),
+    )
+    made.train()
+    (group,) = made.optim_wrapper.optimizer.param_groups
+    assert group["initial_lr"] == pytest.approx(0.4 * 8 / 16)
+    assert made.model.weight.item() == pytest.approx(1 - 0.5 * 0.2 * 3.5)  # one step, along the mean of 0 to 7
+
+
+def test_each_of_several_optimizers_counts_its_own_batches(tmp_path: Path) -> None:
+    made = runner(tmp_path, {}, auto_scale_lr=dict(enable=True, base_batch_size=4))
+    wrappers = {
+        name: OptimWrapper(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1), accumulative_counts=batches)
+        for name, batches in (("one", 1), ("three", 3))
+    }
+    made.scale_lr(OptimWrapperDict(**wrappers), made.auto_scale_lr)
+    rates = [wrapper.optimizer.param_groups[0]["lr"] for wrapper in wrappers.values()]
+    assert rates == pytest.approx([0.1, 0.3])
