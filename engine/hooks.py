@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from ..backbones._errors import UserError
 from .classifier import DIVERGED
 from .metrics import flat_metrics
+from .order import order_of
 
 
 def peak_memory_mb(device: torch.device) -> int:
@@ -35,9 +36,10 @@ class ProgressHook(Hook):
     """A live line with loss, throughput and time left on a terminal.
 
     Where the output is a file: one line an epoch; of a run that counts steps, one at the interval of the logger.
+    Each line of the log gets the columns that mmengine leaves out: `memory`, and `epoch` in a run that counts steps.
     """
 
-    priority = "LOW"
+    priority = "NORMAL"  # before the logger's, or the first line would lack these columns
 
     def __init__(self) -> None:
         self.console = Console()
@@ -75,6 +77,8 @@ class ProgressHook(Hook):
         self.loss = loss if self.loss != self.loss else 0.9 * self.loss + 0.1 * loss
         device = next(runner.model.parameters()).device
         runner.message_hub.update_scalar("train/memory", peak_memory_mb(device))
+        if not _counts_epochs(runner):
+            runner.message_hub.update_scalar("train/epoch", _pass_begun(runner, len(data_batch["inputs"])))
         if self.bar is not None:
             self.bar.update(self.task, completed=runner.iter + 1, description=self._line(runner, runner.iter + 1))
         elif not _counts_epochs(runner) and (runner.iter + 1) % _log_interval(runner) == 0:
@@ -140,6 +144,14 @@ class ProgressHook(Hook):
 
 def _counts_epochs(runner: Runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def _pass_begun(runner: Runner, images: int) -> int:
+    """Which pass over the data this step is in, from 1; an order without end has none, so its images are counted."""
+    loader = runner.train_dataloader
+    if getattr(order_of(loader), "endless", False):
+        return runner.iter * images * runner.world_size // len(loader.dataset) + 1
+    return runner.iter // len(loader) + 1
 
 
 def _log_interval(runner: Runner) -> int:

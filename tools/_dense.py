@@ -1,6 +1,6 @@
 """A detector or segmenter from a config and a checkpoint: what it finds in an image, and a picture of that."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,36 @@ def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Den
     model = MODELS.build(config.model)
     for sentence in load_dense(model, read, checkpoint, training=False):
         print(sentence)
-    steps = [step for step in config.test_dataloader.dataset.pipeline if step["type"] != "LoadAnnotations"]
-    steps = [{**steps[0], "type": f"{scope}.LoadImageFromNDArray"}, *steps[1:]]
+    steps = steps_for_pixels(config.test_dataloader.dataset, f"{scope}.LoadImageFromNDArray")
     return Dense(model.to(device).eval(), labels, palette, Compose(steps), segments=scope == "mmseg")
+
+
+def steps_for_pixels(dataset: Mapping[str, Any], loader: str) -> list[dict[str, Any]]:
+    """What prepares an image that is read already: the steps of a test data set without its annotations.
+
+    Args:
+        dataset: its config; of several that are joined, the first one's steps are taken.
+        loader: the type that takes the place of the step that loads an image, and keeps its options.
+
+    Raises:
+        UserError: no step loads an image.
+    """
+    from vertebra.engine.dense_config import walk
+
+    pipeline = next((entry["pipeline"] for entry in walk(dataset) if entry.get("pipeline")), ())
+    steps = [dict(step) for step in pipeline if not ("Annotation" in _name(step) and _name(step).startswith("Load"))]
+    place = next((i for i, step in enumerate(steps) if _name(step).startswith("LoadImage")), None)
+    if place is None:
+        found = ", ".join(map(_name, steps)) or "no step"
+        raise UserError(f"the pipeline of test_dataloader's data has {found}; `infer` wants one with LoadImageFromFile")
+    steps[place]["type"] = loader
+    return steps
+
+
+def _name(step: Mapping[str, Any]) -> str:
+    """The type of a step, a class or a string, without what it is registered in: LoadAnnotations."""
+    kind = step["type"]
+    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
 
 
 # --- what is written ---
@@ -157,7 +184,7 @@ def _free_place(
     places = [
         (x, y, x + width, y + height)
         for y in rows
-        for x in (min(max(left, 0), size[0] - width), max(right - width, 0))
+        for x in (max(0, min(x, size[0] - width)) for x in (left, right - width))
         if 0 <= y <= size[1] - height
     ]
     free = [place for place in places if not any(_overlap(place, other) for other in taken)]
@@ -177,7 +204,9 @@ def _with_mask(picture: Image.Image, mask: dict[str, Any], colour: tuple[int, ..
 
 def draw_segments(dense: Dense, image: Image.Image, classes: Tensor) -> Image.Image:
     """The image under the colours of its classes, above a legend of those that cover some of it."""
-    present = [i for i in classes.unique().tolist() if (classes == i).double().mean() >= _SHARE]
+    shares = {i: (classes == i).double().mean().item() for i in classes.unique().tolist()}
+    least = min(_SHARE, max(shares.values()))  # of very many classes, all may be rare
+    present = [i for i, share in shares.items() if share >= least]
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
     masks = torch.stack([classes == i for i in present])
     drawn = draw_segmentation_masks(pixels, masks, alpha=0.55, colors=[dense.colour(i) for i in present])
@@ -193,6 +222,5 @@ def draw_segments(dense: Dense, image: Image.Image, classes: Tensor) -> Image.Im
         left = place % columns * (picture.width // columns) + 6
         top = picture.height + 4 + place // columns * row
         pen.rectangle((left, top + 3, left + size, top + 3 + size), fill=dense.colour(i))
-        share = (classes == i).double().mean().item()
-        pen.text((left + size + 6, top + 1), f"{dense.label(i)} {share:.0%}", fill="black", font=font)
+        pen.text((left + size + 6, top + 1), f"{dense.label(i)} {shares[i]:.0%}", fill="black", font=font)
     return sheet

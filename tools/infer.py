@@ -1,6 +1,7 @@
 """Predict images or folders of images: labelled pictures and results.json."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw, ImageOps
 from timm.data import get_img_extensions
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
@@ -77,9 +78,22 @@ def read_images(paths: Sequence[Path]) -> Iterator[tuple[Path, Image.Image]]:
     """The images that can be read; the others are named on stderr."""
     for path in paths:
         try:
-            yield path, Image.open(path).convert("RGB")
+            yield path, upright(Image.open(path))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             print(f"skipped: {path} cannot be read as an image ({error})", file=sys.stderr)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image in RGB, turned as its EXIF orientation says, as mmcv reads images too.
+
+    Raises:
+        OSError: the pixels cannot be read.
+    """
+    turned = image.convert("RGB")
+    turned.info = {}  # the orientation alone: Pillow also writes all other entries anew, and fails at malformed ones
+    with contextlib.suppress(Exception):  # of an EXIF that is no EXIF; which error that is depends on what it is
+        turned.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
+    return ImageOps.exif_transpose(turned)
 
 
 @torch.inference_mode()

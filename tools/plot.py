@@ -31,6 +31,7 @@ _METRICS = {
     "segm_mAP": "mask AP",
     "mIoU": "mean IoU",
 }
+_OF_100 = ("mIoU", "mAcc", "aAcc")  # mmseg logs percent; all else, as metrics.json, is in fractions
 _TITLES = {**_METRICS, "loss": "training loss", "lr": "learning rate"}
 _NO_METRIC = {"step", "epoch", "iter", "time", "data_time", "memory", "lr", "base_lr", "loss", "images", "unreadable"}
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # told apart by all eyes
@@ -46,14 +47,15 @@ class Run:
 
     path: Path
     train: list[dict[str, float]] = field(default_factory=list)
-    """Rows with `step`, `loss`, `lr` and, in runs that count epochs, `epoch`; steps ascend."""
+    """Rows with `step`, `loss`, `lr` and `epoch`, which older logs of runs by steps do without; steps ascend."""
     val: list[dict[str, float]] = field(default_factory=list)
     """Rows with metrics and `step`: the epoch in runs that count epochs, else the training step."""
 
     @property
     def by_epoch(self) -> bool:
-        """Whether the run counts epochs."""
-        return all("epoch" in row for row in self.train)
+        """Whether the run counts epochs, so that no evaluation stands behind the last of them."""
+        epochs = [row.get("epoch", 0) for row in self.train]
+        return all(epochs) and all(row["step"] <= max(epochs) for row in self.val)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -99,23 +101,26 @@ def read_run(work_dir: Path) -> Run:
         raise UserError(
             f"{work_dir} has no training log: a work dir of `vertebra train` has TIME/vis_data/scalars.json"
         )
+    rows = [row for log in logs for row in _rows(log)]
+    whole = Run(work_dir, [row for row in rows if "lr" in row], [row for row in rows if "lr" not in row])
+    if not whole.train:
+        raise UserError(f"the log of {work_dir} has no training step yet")
+    place = "epoch" if whole.by_epoch else "step"
     train: dict[float, dict[str, float]] = {}
     val: dict[float, dict[str, float]] = {}
-    for row in (row for log in logs for row in _rows(log)):
+    for row in rows:
         if "lr" not in row:
             val[row["step"]] = row
             continue
         if train and row["step"] <= next(reversed(train)):
             train = {step: old for step, old in train.items() if step < row["step"]}
-            val = {step: old for step, old in val.items() if step < row.get("epoch", row["step"])}
+            val = {step: old for step, old in val.items() if step < row[place]}
         train[row["step"]] = row
-    if not train:
-        raise UserError(f"the log of {work_dir} has no training step yet")
     return Run(work_dir, list(train.values()), [row for step, row in sorted(val.items()) if step > 0])
 
 
 def _rows(log: Path) -> Iterator[dict[str, float]]:
-    """The numbers of each whole line."""
+    """The numbers of each whole line, metrics as fractions."""
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
@@ -123,6 +128,7 @@ def _rows(log: Path) -> Iterator[dict[str, float]]:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int | float):
             numbers = {str(name): float(value) for name, value in row.items() if isinstance(value, int | float)}
+            numbers |= {name: numbers[name] / 100 for name in _OF_100 if name in numbers}
             if "base_lr" in numbers:
                 numbers["lr"] = numbers["base_lr"]  # before layer decay
             yield numbers

@@ -3,14 +3,25 @@
 import io
 import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from mmengine.hooks import IterTimerHook, LoggerHook
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, get_priority
 from rich.console import Console
 from vertebra.engine.hooks import ProgressHook
+
+
+class Loader:
+    """Batches of 8, of an order that ends after its last whole one or never does."""
+
+    def __init__(self, images: int, endless: bool) -> None:
+        self.dataset = range(images)
+        self.batch_sampler, self.sampler = SimpleNamespace(skip=0, endless=endless), None
+
+    def __len__(self) -> int:
+        return len(self.dataset) // 8
 
 
 @pytest.fixture
@@ -22,14 +33,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
-def run(clock: SimpleNamespace, loop: type, steps: int, evaluated: int = 0) -> list[str]:
-    """The lines of a run of 8 images and half a second a step, logged every 4, evaluated for an hour after one."""
+class Run(NamedTuple):
+    """What a run said, and what it put into the log at each step."""
+
+    said: list[str]
+    columns: dict[str, list[float]]
+
+
+def run(
+    clock: SimpleNamespace, loop: type, steps: int, evaluated: int = 0, endless: bool = False, ranks: int = 1
+) -> Run:
+    """A run of 8 images and half a second a step, 20 images in all, logged every 4, evaluated for an hour after one."""
     hook, timer = ProgressHook(), IterTimerHook()
     output = io.StringIO()
     hook.console = Console(file=output, width=200)
-    times: list[float] = []
+    columns: dict[str, list[float]] = {}
     hub = SimpleNamespace(
-        update_scalar=lambda name, value: times.append(value) if name == "train/time" else None,
+        update_scalar=lambda name, value: columns.setdefault(name, []).append(value),
         update_info=lambda *_: None,
         get_scalar=lambda _: SimpleNamespace(current=lambda: 0.5),
     )
@@ -39,11 +59,12 @@ def run(clock: SimpleNamespace, loop: type, steps: int, evaluated: int = 0) -> l
         message_hub=hub,
         optim_wrapper=SimpleNamespace(get_lr=lambda: {"lr": [0.1]}),
         train_loop=object.__new__(loop),
+        train_dataloader=Loader(20, endless),
         iter=0,
         epoch=0,
         max_iters=steps,
         max_epochs=1,
-        world_size=1,
+        world_size=ranks,
     )
     for part in (hook, timer):
         part.before_train(runner)
@@ -57,26 +78,47 @@ def run(clock: SimpleNamespace, loop: type, steps: int, evaluated: int = 0) -> l
             clock.now += 3600
             hook.after_val(runner)
     hook.after_train_epoch(runner)
-    assert times == [0.5] * steps, "the log's time of a step holds something else"
-    return output.getvalue().splitlines()
+    assert columns["train/time"] == [0.5] * steps, "the log's time of a step holds something else"
+    return Run(output.getvalue().splitlines(), columns)
 
 
 def test_a_run_of_steps_says_where_it_is_as_often_as_it_is_logged(clock: SimpleNamespace) -> None:
-    said = run(clock, IterBasedTrainLoop, steps=10)
+    said = run(clock, IterBasedTrainLoop, steps=10).said
     assert [line.split("  ")[0] for line in said] == ["step 4/10", "step 8/10", "step 10/10"]
     assert [line.split("  ")[-1] for line in said] == ["ETA 0:00:03", "ETA 0:00:01", "done"]
     assert [line.split("  ")[-2] for line in said] == ["16 img/s"] * 3
 
 
 def test_a_run_of_epochs_says_a_line_an_epoch(clock: SimpleNamespace) -> None:
-    (said,) = run(clock, EpochBasedTrainLoop, steps=10)
+    (said,) = run(clock, EpochBasedTrainLoop, steps=10).said
     assert said.startswith("epoch 1/1")
 
 
 def test_the_last_line_is_said_once(clock: SimpleNamespace) -> None:
-    assert len(run(clock, IterBasedTrainLoop, steps=8)) == 2
+    assert len(run(clock, IterBasedTrainLoop, steps=8).said) == 2
 
 
 def test_an_evaluation_is_no_part_of_a_steps_time(clock: SimpleNamespace) -> None:
-    said = run(clock, IterBasedTrainLoop, steps=8, evaluated=5)
+    said = run(clock, IterBasedTrainLoop, steps=8, evaluated=5).said
     assert said[1].split("  ")[-2:] == ["16 img/s", "done"]
+
+
+def test_a_run_of_steps_logs_which_pass_over_the_data_it_is_in(clock: SimpleNamespace) -> None:
+    assert run(clock, IterBasedTrainLoop, steps=5).columns["train/epoch"] == [1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(("ranks", "passes"), [(1, [1, 1, 1, 2, 2, 3]), (2, [1, 1, 2, 3, 4, 5])])
+def test_an_order_without_end_passes_over_the_data_as_often_as_its_images_make(
+    clock: SimpleNamespace, ranks: int, passes: list[int]
+) -> None:
+    assert run(clock, IterBasedTrainLoop, steps=6, endless=True, ranks=ranks).columns["train/epoch"] == passes
+
+
+def test_a_run_of_epochs_leaves_their_column_to_mmengine(clock: SimpleNamespace) -> None:
+    assert "train/epoch" not in run(clock, EpochBasedTrainLoop, steps=4).columns
+
+
+def test_memory_is_known_before_the_first_line_of_the_log_is_written(clock: SimpleNamespace) -> None:
+    columns = run(clock, EpochBasedTrainLoop, steps=1).columns
+    assert columns["train/memory"][0] > 0
+    assert get_priority(ProgressHook.priority) < get_priority(LoggerHook.priority)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tool_processes import Started, start_tool
 from vertebra.engine.config import read_config
-from vertebra.tools import make_dataset
+from vertebra.tools import make_dataset, plot
 
 pytest.importorskip("mmdet")
 
@@ -24,6 +24,29 @@ train_dataloader = dict(batch_size=2, num_workers=0)
 val_dataloader = dict(num_workers=0)
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1, save_best=None), logger=dict(interval=1))
+visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
+""",
+    "masks": """
+_base_ = "demo/mask-rcnn_digits"
+pretraining = None
+levels = dict(out_channels=16)
+model = dict(
+    {small},
+    neck=dict(out_channels=16),
+    rpn_head=dict(in_channels=16, feat_channels=16),
+    roi_head=dict(
+        bbox_roi_extractor=levels,
+        bbox_head=dict(in_channels=16, fc_out_channels=32),
+        mask_roi_extractor=levels,
+        mask_head=dict(in_channels=16, conv_out_channels=16, num_convs=1),
+    ),
+    test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=5)),
+)
+train_dataloader = dict(batch_size=4, num_workers=0)
+val_dataloader = dict(num_workers=0)
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1, val_begin=2)
 default_hooks = dict(checkpoint=dict(interval=1, save_best=None))
 visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
 """,
@@ -46,11 +69,11 @@ whole = [
     dict(type="LoadAnnotations", reduce_zero_label=True),
     dict(type="PackSegInputs"),
 ]
-train_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(pipeline=crops))
+train_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(pipeline=crops))
 val_dataloader = dict(num_workers=0, dataset=dict(pipeline=whole))
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=2, val_interval=2)
-default_hooks = dict(checkpoint=dict(interval=2))
+train_cfg = dict(max_iters=3, val_interval=3)
+default_hooks = dict(checkpoint=dict(interval=3), logger=dict(interval=1))
 visualizer = dict(vis_backends=[dict(type="LocalVisBackend")])
 """,
 }
@@ -79,7 +102,7 @@ def tool(folder: Path) -> Callable[..., Started]:
     return run
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=["boxes", "segments"])
 def trained(request: pytest.FixtureRequest, folder: Path, tool: Callable[..., Started]) -> tuple[str, Path]:
     """A kind of model, and the checkpoint of a run that has barely begun."""
     kind = request.param
@@ -101,6 +124,23 @@ def test_metrics_are_fractions_under_our_names(
     assert all(0 <= metrics[name] <= 1 for name in names)
     assert metrics["images"] == 2
     assert metrics["checkpoint"] == str(checkpoint)
+
+
+def test_every_training_line_of_the_log_has_its_columns(trained: tuple[str, Path], folder: Path) -> None:
+    (log,) = (folder / f"wd_{trained[0]}").glob("*/vis_data/scalars.json")
+    rows = [row for row in map(json.loads, log.read_text().splitlines()) if "loss" in row]
+    steps = {"boxes": [(1, 1), (2, 1), (3, 1), (4, 1)], "segments": [(1, 1), (2, 1), (3, 2)]}[trained[0]]
+    assert [(row["step"], row["epoch"]) for row in rows] == steps  # of 8 images, 2 or 4 a step
+    for row in rows:
+        assert row.keys() >= {"step", "epoch", "loss", "lr", "time", "memory"}
+        assert row["memory"] > 100, "MiB of a process that has loaded PyTorch"
+
+
+def test_curves_are_drawn_of_epochs_and_of_steps(trained: tuple[str, Path], folder: Path) -> None:
+    kind, _ = trained
+    run = plot.read_run(folder / f"wd_{kind}")
+    assert (run.by_epoch, [row["step"] for row in run.val]) == {"boxes": (True, [1]), "segments": (False, [3])}[kind]
+    assert Image.open(folder / f"wd_{kind}/curve.png").width > 300
 
 
 def test_views_of_each_image_are_counted_in_the_metrics(
@@ -138,7 +178,7 @@ def test_a_run_with_another_backbone_is_tested_by_its_config_and_by_the_one_it_c
 ) -> None:
     done = tool("train", "segments.py", "--backbone", "resnet10t", "--data", "digits", "--work-dir", "wd_other")
     assert done.code == 0, done.said
-    checkpoint = "wd_other/iter_2.pth"
+    checkpoint = "wd_other/iter_3.pth"
     done = tool("test", "segments.py", checkpoint, "--data", "digits", "--out", "other.json")
     assert done.code == 0, done.said
     assert "was trained with resnet10t, which takes the place of the config's van_b0" in done.said
@@ -173,6 +213,32 @@ def test_predictions_are_drawn_and_listed(
             assert entry["labels"].keys() <= set(NAMES)
             classes = np.asarray(Image.open(folder / f"out_{kind}" / entry["segmentation"]))
             assert classes.shape == (128, 128)
+
+
+@pytest.mark.parametrize("trained", ["masks"], indirect=True)
+def test_masks_have_metrics_of_their_own(trained: tuple[str, Path], folder: Path, tool: Callable[..., Started]) -> None:
+    done = tool("test", "masks.py", trained[1], "--data", "digits", "--out", "masks.json")
+    assert done.code == 0, done.said
+    metrics = json.loads((folder / "masks.json").read_text())
+    assert all(0 <= metrics[name] <= 1 for name in ("box_AP", "box_AP50", "mask_AP", "mask_AP50"))
+
+
+@pytest.mark.parametrize("trained", ["masks"], indirect=True)
+def test_masks_are_drawn_and_listed_at_the_images_size(
+    trained: tuple[str, Path], folder: Path, tool: Callable[..., Started]
+) -> None:
+    coco = pytest.importorskip("pycocotools.mask")
+    image = folder / "wide.png"
+    Image.open(next((folder / "digits/coco/val2017").iterdir())).crop((0, 20, 128, 100)).save(image)
+    done = tool("infer", "masks.py", trained[1], image, "--out", "out_masks", "--score-thr", 0)
+    assert done.code == 0, done.said
+    (result,) = json.loads((folder / "out_masks/results.json").read_text())
+    assert result["size"] == [80, 128]
+    assert result["boxes"]
+    for box in result["boxes"]:
+        assert box["mask"]["size"] == [80, 128]
+        assert coco.decode(box["mask"]).shape == (80, 128)
+    assert Image.open(folder / "out_masks/wide.png").size == (512, 320)
 
 
 def test_a_checkpoint_of_another_model_is_refused_in_a_sentence(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from vertebra.backbones._errors import UserError
+from vertebra.tools import plot
 from vertebra.tools._common import run_tool
 from vertebra.tools.plot import build_parser, draw, labels, main, read_run
 
@@ -60,9 +61,46 @@ def test_evaluations_of_a_run_by_epochs_can_be_placed_at_steps(work_dir: Path) -
 
 
 def test_evaluations_of_a_run_by_iterations_stand_at_their_step(tmp_path: Path) -> None:
-    rows = [json.dumps({"lr": 0.1, "loss": 1.0, "step": 100}), json.dumps({"mIoU": 0.3, "step": 100})]
+    rows = [train_row(50), train_row(100), json.dumps({"mIoU": 30.0, "step": 100})]
     run = read_run(write_log(tmp_path / "seg", rows))
     assert (run.by_epoch, run.curve("mIoU", epochs=False, validation=True)) == (False, ([100], [0.3]))
+
+
+def test_older_logs_of_a_run_by_iterations_have_no_epochs(tmp_path: Path) -> None:
+    run = read_run(write_log(tmp_path / "seg", [json.dumps({"lr": 0.1, "loss": 1.0, "step": 100})]))
+    assert (run.by_epoch, run.curve("loss", epochs=False)) == (False, ([100], [1.0]))
+
+
+def test_resumed_run_by_iterations_keeps_the_evaluations_before_it(tmp_path: Path) -> None:
+    vals = [json.dumps({"mIoU": value, "step": step}) for value, step in ((10.0, 50), (90.0, 100), (20.0, 100))]
+    write_log(tmp_path / "run", [train_row(50), vals[0], train_row(100), vals[1], train_row(150)], "20260101_000000")
+    write_log(tmp_path / "run", [train_row(80), train_row(100), vals[2]], "20260102_000000")
+    run = read_run(tmp_path / "run")
+    assert [row["step"] for row in run.train] == [50, 80, 100]
+    assert [(row["step"], row["mIoU"]) for row in run.val] == [(50, 0.1), (100, 0.2)]
+
+
+def test_metrics_of_all_tasks_are_drawn_as_the_fractions_of_the_metrics_file(tmp_path: Path) -> None:
+    pytest.importorskip("mmengine")
+    from vertebra.engine.metrics import flat_metrics
+
+    logged = {"coco/bbox_mAP": 0.415, "coco/segm_mAP": 0.302, "mIoU": 41.5, "mAcc": 60.0, "aAcc": 80.0}
+    (row,) = read_run(write_log(tmp_path / "run", [train_row(10), json.dumps({**logged, "step": 1})])).val
+    assert [row[name] for name in logged] == pytest.approx(list(flat_metrics(logged).values()))
+
+
+@pytest.mark.parametrize(("metric", "title"), [("mIoU", "mean IoU (%)"), ("coco/bbox_mAP", "box AP (%)")])
+def test_scores_of_all_tasks_have_one_scale_from_the_first_evaluation_on(
+    tmp_path: Path, metric: str, title: str
+) -> None:
+    scale = 100 if metric == "mIoU" else 1
+    values = [json.dumps({metric: scale * share, "step": step}) for step, share in ((100, 0.005), (200, 0.3))]
+    for count, shown in ((1, [0.5]), (2, [0.5, 30.0])):
+        rows = [train_row(100), values[0], train_row(200), *values[1:count]]
+        figure = plot._figure([read_run(write_log(tmp_path / str(count), rows))])
+        axes = figure.axes[1]
+        assert axes.get_ylabel() == title
+        assert list(axes.lines[0].get_ydata()) == pytest.approx(shown)
 
 
 def test_half_written_last_line_of_a_killed_run_is_passed_over(tmp_path: Path) -> None:
