@@ -20,7 +20,7 @@ import numpy as np
 from ..backbones._errors import UserError
 
 WITHOUT_MASK = "annotations without a mask, ignored"
-_FAR = 1e6  # pixels; no point of a mask lies there
+_FAR = 10  # sides of its image; no point of a mask lies so far away
 _BITS = 30  # of a number in a compressed mask, at most: pycocotools computes each digit in 32
 _OVER = 1.0  # pixels that a box may reach over the edge without a word: COCO's are rounded
 _NEEDED = {
@@ -136,7 +136,7 @@ def _ignore_without_mask(entry: dict[str, Any], sizes: Mapping[Any, tuple[float,
     mask, (width, height) = entry.get("segmentation"), sizes[entry["image_id"]]
     good = False
     if isinstance(mask, list):
-        mask = [part for part in mask if _is_polygon(part)]
+        mask = [part for part in mask if _is_polygon(part, _FAR * max(width, height))]
         good = bool(mask)
     elif isinstance(mask, Mapping):
         good = mask.get("size") == [height, width] and _are_runs(mask.get("counts"), height * width)
@@ -150,11 +150,11 @@ def _ignore_without_mask(entry: dict[str, Any], sizes: Mapping[Any, tuple[float,
     return not good
 
 
-def _is_polygon(part: Any) -> bool:
+def _is_polygon(part: Any, far: float) -> bool:
     """Whether it is three points or more, x and y in turn; pycocotools ends the process at a NaN or a far point."""
     if not isinstance(part, list) or len(part) < 6 or len(part) % 2 or not set(map(type, part)) <= {int, float}:
         return False
-    return all(-_FAR < side < _FAR for side in part)
+    return all(-far < side < far for side in part)
 
 
 def _are_runs(counts: Any, pixels: float) -> bool:

@@ -72,15 +72,17 @@ def load_dense(model: nn.Module, checkpoint: Mapping[str, Any], source: str, tra
     weights, left = _with_our_backbone(weights, model, source)
     reshaped = [key for key, value in weights.items() if key in own and own[key].shape != value.shape]
     fits = {key: value for key, value in weights.items() if key not in reshaped}
-    missing, unused = model.load_state_dict(fits, strict=False)
-    unused = [*left, *unused]
-    missing = [key for key in missing if not key.endswith(_COUNTER)]
+    missing = [key for key in own if key not in fits and not key.endswith(_COUNTER)]
     if len(missing) >= sum(not key.endswith(_COUNTER) for key in own):
         raise UserError(f"checkpoint {source} has nothing of a {type(model).__name__}; it has {some(list(weights))}")
     if missing and not training:
-        said = ", ".join(_shape(key, weights, own) for key in missing[:3])
-        rest = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(f"checkpoint {source} does not fit this {type(model).__name__}: it lacks {said}{rest}")
+        first = next((key for key in missing if key in reshaped), missing[0])
+        shapes = [tuple(where[first].shape) for where in (weights, own) if first in where]
+        what = f"{first} is {shapes[0]} there and {shapes[1]} here" if first in reshaped else f"it lacks {first}"
+        rest = f", and {len(missing) - 1} more do not fit or are missing" if len(missing) > 1 else ""
+        raise UserError(f"checkpoint {source} does not fit this {type(model).__name__}: {what}{rest}")
+    _, unused = model.load_state_dict(fits, strict=False)
+    unused = [*left, *unused]
     sentences = []
     if missing:
         sentences.append(f"{source}: {some(parts(missing))} start anew ({len(missing)} of {len(own)} tensors)")
@@ -112,9 +114,3 @@ def rename(key: str) -> str:
 def parts(keys: list[str]) -> list[str]:
     """The modules that parameters belong to, each once."""
     return list(dict.fromkeys(key.rpartition(".")[0] for key in keys))
-
-
-def _shape(key: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    if key not in weights:
-        return key
-    return f"{key} as {tuple(own[key].shape)} (it has {tuple(weights[key].shape)})"

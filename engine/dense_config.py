@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 
+from ..backbones._checkpoint import some
 from ..backbones._errors import UserError
 from .coco_file import read_coco
 from .dense_backbone import use_backbone as use_backbone
@@ -56,13 +57,16 @@ def use_data(config: Config, folder: str) -> None:
         root = root / inner
     if not root.is_dir():
         raise UserError(f"data folder {folder} does not exist")
-    old = data_root(config)
+    # a config of one's own may have named another folder for some parts
+    former = dict.fromkeys(entry["data_root"] for entry in _data_sets(config) if entry["data_root"])
     for part in _PARTS:
         for entry in walk((config.get(f"{part}_dataloader"), config.get(f"{part}_evaluator"))):
             if "data_root" in entry:
                 entry["data_root"] = str(root)
             file = entry.get("ann_file")
-            if isinstance(file, str) and old and Path(file).is_relative_to(old):
+            around = [old for old in former if isinstance(file, str) and Path(file).is_relative_to(old)]
+            if around:
+                old = max(around, key=lambda folder: len(Path(folder).parts))
                 entry["ann_file"] = str(root / Path(file).relative_to(old))
 
 
@@ -70,9 +74,12 @@ def check_data(config: Mapping[str, Any], part: str) -> None:
     """Refuse to begin where the data of a part, and what training evaluates on, are missing.
 
     Raises:
-        UserError: names the folder or file, and says what lies in it.
+        UserError: names the folder or file, and says what lies in it; or the file that is evaluated with is another
+            than the one that is read.
     """
     parts = ("train", "val") if part == "train" else (part,)
+    for name in parts:
+        _check_evaluated_file(config, name)
     for entry in walk([config.get(f"{name}_dataloader") for name in parts]):
         root = entry.get("data_root")
         if not root or entry.get("backend_args"):
@@ -84,6 +91,33 @@ def check_data(config: Mapping[str, Any], part: str) -> None:
         for place in (Path(root) / str(place) for place in places if place):
             if "://" not in str(place) and not place.exists():
                 raise UserError(f"{place} does not exist: the data folder is to hold {layout} (--data names another)")
+
+
+def _check_evaluated_file(config: Mapping[str, Any], part: str) -> None:
+    """COCO's evaluation reads the annotations once more, from a place of its own: it has to know the images."""
+    read = [entry for entry in _data_sets(config, (part,)) if _is(entry, "CocoDataset") and entry.get("ann_file")]
+    for entry in walk(config.get(f"{part}_evaluator")):
+        file = entry.get("ann_file")
+        if len(read) != 1 or not file or not _is(entry, "CocoMetric"):
+            continue
+        expected = Path(read[0]["data_root"] or "") / read[0]["ann_file"]
+        if "://" in f"{file} {expected}" or Path(file).resolve() == expected.resolve():
+            continue
+        if not _images(expected) <= _images(Path(file)):
+            raise UserError(
+                f"{part}_evaluator.ann_file is {file}, and does not list all images that {part}_dataloader reads from "
+                f"{expected}: scores need the same ones"
+            )
+
+
+def _images(file: Path) -> set[tuple[Any, str]]:
+    return {(image["id"], image["file_name"]) for image in read_coco(file)["images"]}
+
+
+def _is(entry: Mapping[str, Any], kind: str) -> bool:
+    """Whether a part of a config is of this class, given by name or itself."""
+    given = entry.get("type")
+    return (given if isinstance(given, str) else getattr(given, "__name__", "")).rpartition(".")[2] == kind
 
 
 def data_root(config: Mapping[str, Any]) -> str | None:
@@ -130,14 +164,19 @@ def use_classes(config: Config, parts: Sequence[str] = _PARTS) -> list[str] | No
 
 
 def check_classes(config: Mapping[str, Any], trained: Sequence[str] | None, source: str) -> None:
-    """Refuse to evaluate with classes in another order than a checkpoint was trained with; they are matched by number.
+    """Refuse to evaluate with other classes than a checkpoint was trained with, or another order; numbers match them.
 
     Raises:
-        UserError: names the first class that differs.
+        UserError: names the classes of both where their number differs, else the first one that does.
     """
     names = names_of_config(config)
-    if not trained or not names or list(trained) == names or len(trained) != len(names):
-        return  # other numbers of classes do not fit the heads, which is said where they are loaded
+    if not trained or not names or list(trained) == names:
+        return
+    if len(trained) != len(names):
+        raise UserError(
+            f"{source} was trained with {len(trained)} classes ({some(list(trained))}), and the data has {len(names)} "
+            f"({some(names)}); data of the same classes is accepted"
+        )
     i = next(i for i, (ours, theirs) in enumerate(zip(names, trained, strict=True)) if ours != theirs)
     raise UserError(
         f"{source} was trained with other classes, or in another order: its number {i} is {trained[i]!r}, and the "

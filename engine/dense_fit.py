@@ -1,7 +1,6 @@
 """Whether neck and heads of a detector or segmenter fit the maps of its backbone: told before anything is built."""
 
 import inspect
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,6 @@ from ..backbones._errors import UserError
 def check_fit(model: Mapping[str, Any]) -> None:
     """Compare channels and numbers of maps along the way from a `TimmPyramid` to the heads; others are not known.
 
-    Colours that are normalised otherwise than the backbone's published weights want are told, and left as they are.
-
     Raises:
         UserError: names the entry, what it has and what it should be.
     """
@@ -25,8 +22,6 @@ def check_fit(model: Mapping[str, Any]) -> None:
         return
     with torch.device("meta"):
         pyramid = MODELS.build({**backbone, "pretrained": False, "init_cfg": None})
-    if backbone.get("pretrained") is True:
-        _tell_other_colours(model.get("data_preprocessor") or {}, pyramid)
     levels: list[int] = pyramid.out_channels
     source = f"the maps of {backbone['model_name']} have {', '.join(map(str, levels))} channels"
     for path, neck in _several("model.neck", model.get("neck")):
@@ -44,14 +39,23 @@ def check_fit(model: Mapping[str, Any]) -> None:
         _check_box_heads(model, levels, source)
 
 
-def _tell_other_colours(preprocessor: Mapping[str, Any], pyramid: Any) -> None:
-    """Warn where colours are not normalised as the published weights were trained; nothing else would show it."""
-    data = resolve_data_config({}, model=pyramid.body)
+def other_colours(model: Mapping[str, Any]) -> list[str]:
+    """Sentences on colours that are not normalised as the published weights were trained; nothing else would show it.
+
+    None where the model does not start from published weights of a `TimmPyramid`.
+    """
+    backbone, preprocessor = model["backbone"], model.get("data_preprocessor") or {}
+    if backbone.get("type") != "TimmPyramid" or backbone.get("pretrained") is not True:
+        return []
+    with torch.device("meta"):
+        data = resolve_data_config({}, model=MODELS.build({**backbone, "pretrained": False, "init_cfg": None}).body)
+    sentences = []
     for key in ("mean", "std"):
         given, wanted = preprocessor.get(key), [round(255 * value, 3) for value in data[key]]
         if given is not None and any(abs(x - y) > 1 for x, y in zip(given, wanted, strict=False)):
-            trained = f"the weights of {pyramid.model_name} were trained with {wanted}"
-            print(f"model.data_preprocessor.{key} is {list(given)}; {trained}", file=sys.stderr)
+            trained = f"the weights of {backbone['model_name']} were trained with {wanted}"
+            sentences.append(f"model.data_preprocessor.{key} is {list(given)}; {trained}")
+    return sentences
 
 
 def _levels_of(neck: Mapping[str, Any], maps: int, segments: bool) -> Any:

@@ -35,8 +35,10 @@ def peak_memory_mb(device: torch.device) -> int:
 class ProgressHook(Hook):
     """A live line with loss, throughput and time left on a terminal.
 
-    Where the output is a file: one line an epoch; of a run that counts steps, one at the interval of the logger.
-    Each line of the log gets the columns that mmengine leaves out: `memory`, and `epoch` in a run that counts steps.
+    Where the output is a file: one line an epoch; of a run that counts steps, one at the interval of the logger. Loss
+    and throughput are means over what the line tells of, in this process: what was trained before a resume is not in.
+    Each line of the log gets the columns that mmengine leaves out: `memory`, and in a run that counts steps `epoch`,
+    with `by_step`, which says that its evaluations are numbered by steps.
     """
 
     priority = "NORMAL"  # before the logger's, or the first line would lack these columns
@@ -44,8 +46,8 @@ class ProgressHook(Hook):
     def __init__(self) -> None:
         self.console = Console()
         self.bar: Progress | None = None
-        self.steps, self.images, self.train_seconds, self.loss = 0, 0, 0.0, float("nan")
-        self.since: tuple[int, int, float] = (0, 0, 0.0)  # where the rates of the next line begin
+        self.steps, self.images, self.train_seconds, self.losses = 0, 0, 0.0, 0.0
+        self.since: tuple[int, int, float, float] = (0, 0, 0.0, 0.0)  # where rates and loss of the next line begin
         self.told = -1  # the step of the last line
         self.metrics: dict[str, Any] = {}  # of the last evaluation
 
@@ -61,7 +63,7 @@ class ProgressHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Remember where the epoch began."""
-        self.since = (self.steps, self.images, self.train_seconds)
+        self.since = (self.steps, self.images, self.train_seconds, self.losses)
         self.last = time.perf_counter()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -74,20 +76,22 @@ class ProgressHook(Hook):
         loss = float(outputs["loss"].detach())
         if not math.isfinite(loss):
             raise UserError(DIVERGED.format(loss=loss))
-        self.loss = loss if self.loss != self.loss else 0.9 * self.loss + 0.1 * loss
+        self.losses += loss
         device = next(runner.model.parameters()).device
         runner.message_hub.update_scalar("train/memory", peak_memory_mb(device))
         if not _counts_epochs(runner):
             runner.message_hub.update_scalar("train/epoch", _pass_begun(runner, len(data_batch["inputs"])))
+            runner.message_hub.update_scalar("train/by_step", 1)
         if self.bar is not None:
             self.bar.update(self.task, completed=runner.iter + 1, description=self._line(runner, runner.iter + 1))
-        elif not _counts_epochs(runner) and (runner.iter + 1) % _log_interval(runner) == 0:
-            self._tell(runner, runner.iter + 1)
-            self.since = (self.steps, self.images, self.train_seconds)
+        if not _counts_epochs(runner) and (runner.iter + 1) % _log_interval(runner) == 0:
+            if self.bar is None:
+                self._tell(runner, runner.iter + 1)
+            self.since = (self.steps, self.images, self.train_seconds, self.losses)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """The epoch's line, or the last one of a run that counts steps."""
-        if self.told != runner.iter:
+        if self.told != runner.iter and self.steps > self.since[0]:
             self._tell(runner, runner.iter)
 
     def after_val(self, runner: Runner) -> None:
@@ -125,8 +129,8 @@ class ProgressHook(Hook):
             self.console.print(self._line(runner, done), highlight=False)
 
     def _line(self, runner: Runner, done: int) -> str:
-        now = (self.steps, self.images, self.train_seconds)
-        steps, images, seconds = (value - before for value, before in zip(now, self.since, strict=True))
+        now = (self.steps, self.images, self.train_seconds, self.losses)
+        steps, images, seconds, losses = (value - before for value, before in zip(now, self.since, strict=True))
         left = (runner.max_iters - done) * seconds / max(steps, 1)
         minutes, rest = divmod(round(left), 60)
         rate = runner.optim_wrapper.get_lr()
@@ -134,7 +138,7 @@ class ProgressHook(Hook):
         where = epochs if _counts_epochs(runner) else f"step {done}/{runner.max_iters}"
         parts = [
             where,
-            f"loss {self.loss:.4f}",
+            f"loss {losses / max(steps, 1):.4f}",
             f"lr {next(iter(rate.values()))[0]:.2e}",
             f"{images / max(seconds, 1e-9):.0f} img/s",
             f"ETA {minutes // 60}:{minutes % 60:02d}:{rest:02d}" if done < runner.max_iters else "done",

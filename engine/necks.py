@@ -126,11 +126,13 @@ class PyramidNeck(BaseModule):
 class SimplePyramid(BaseModule):
     """A pyramid from one map of stride s: levels at s/4, s/2, s, 2s, then coarser by max pooling, finest first.
 
+    `start_level` leaves out the finest.
+
     Args:
         in_channels: of the map; a list of one number is taken too.
         out_channels: of every level.
         num_outs: levels in all.
-        start_level: the first level that is made, counted from 0: 1 begins at s/2, as heads from stride 8 on need it.
+        start_level: how many are left out, 0 to 3: 1 begins at s/2, as heads from stride 8 on need it.
         init_cfg: see mmengine's `BaseModule`; None initialises as mm's feature pyramid.
 
     Raises:
@@ -176,7 +178,10 @@ class SimplePyramid(BaseModule):
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One map (B, in_channels, H, W) in a tuple -> levels (B, out_channels, 4H, 4W), (..., 2H, 2W) and so on."""
+        """One map (B, in_channels, H, W) in a tuple -> levels (B, out_channels, 4H, 4W), (..., 2H, 2W) and so on.
+
+        The first `start_level` of them are left out.
+        """
         _check_maps(inputs, self.in_channels, "SimplePyramid")
         outs = [conv(scale(inputs[0])).contiguous() for scale, conv in zip(self.scales, self.convs, strict=True)]
         while len(outs) < self.num_outs:

@@ -224,18 +224,25 @@ class TimmPyramid(BaseModule):
     def _load_awaited(self) -> None:
         if any(value.is_meta for value in self.body.parameters()):
             return
-        file, prefix = self._awaited["checkpoint"], self._awaited["prefix"]
+        awaited, self._awaited = self._awaited, {}  # or `_load_from_state_dict` would ask for them again
+        try:
+            self._load(awaited["checkpoint"], awaited["prefix"])
+        except Exception:
+            self._awaited = awaited
+            raise
+
+    def _load(self, file: str | Path | None, prefix: str) -> None:
+        """Load the keys of a file that begin with `prefix`, or the published weights where there is none."""
         if file is None:
             published = self._published().state_dict()
             self.body.load_state_dict({key: published[key] for key in self.body.state_dict()})
-        else:
-            translated, unused = translate(read_weights(file, prefix, self.model_name), self, str(file))
-            missing = [key for key in self.load_state_dict(translated, strict=False)[0] if not key.endswith(COUNTER)]
-            said = f"{file}: {len(translated)} tensors loaded into {self.model_name}"
-            said += f"; not in the file, as initialised: {some(missing)}" if missing else "; none is missing"
-            said += f"; not used: {some(unused)}" if unused else "; all of the file is used"
-            MMLogger.get_current_instance().log(logging.WARNING if missing else logging.INFO, said)
-        self._awaited = {}
+            return
+        translated, unused = translate(read_weights(file, prefix, self.model_name), self, str(file))
+        missing = [key for key in self.load_state_dict(translated, strict=False)[0] if not key.endswith(COUNTER)]
+        said = f"{file}: {len(translated)} tensors loaded into {self.model_name}"
+        said += f"; not in the file, as initialised: {some(missing)}" if missing else "; none is missing"
+        said += f"; not used: {some(unused)}" if unused else "; all of the file is used"
+        MMLogger.get_current_instance().log(logging.WARNING if missing else logging.INFO, said)
 
     def _published(self) -> nn.Module:
         """The whole model with its published weights."""
@@ -257,6 +264,9 @@ class TimmPyramid(BaseModule):
                 for key in given:
                     del state_dict[prefix + key]
                 state_dict.update({prefix + key: value for key, value in translated.items()})
+            lacking = [key for key in self.body.state_dict() if f"{prefix}body.{key}" not in state_dict]
+            if self._awaited and any(not key.endswith(COUNTER) for key in lacking):
+                self._load_awaited()
             self._awaited = {}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

@@ -9,6 +9,7 @@ _WARNINGS = (
     "faster_coco_eval is not installed",  # a metric of another name than the one that is used
     "The draw is False, it means",  # pictures are drawn by `infer`
     "Default ``avg_non_ignore`` is False",  # as every published segmenter was trained
+    "For binary segmentation, we suggest",  # two classes are two classes
 )
 
 

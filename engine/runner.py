@@ -318,8 +318,15 @@ class VertebraRunner(Runner):
             batches = wrapper._accumulative_counts
             for group in wrapper.optimizer.param_groups:
                 group["lr"] *= batches
+            if wrapper.base_param_settings:  # what is shown as the rate where groups have several
+                factor = self._images_of_a_batch() / (auto_scale_lr or {})["base_batch_size"]
+                wrapper.base_param_settings["lr"] *= batches * factor
             if batches > 1:
                 self.logger.info(f"a step takes the gradients of {batches} batches: the rate is {batches} times that")
+
+    def _images_of_a_batch(self) -> int:
+        loader = self._train_dataloader
+        return self.world_size * (loader.batch_size if isinstance(loader, DataLoader) else loader["batch_size"])
 
     def _build_param_scheduler(self, scheduler: Any, optim_wrapper: Any) -> list[Any]:
         """mmengine's, for runs of any length: a warm-up ends with the run, what would begin after it is left out."""

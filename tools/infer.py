@@ -187,7 +187,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"none of the {len(paths)} files given can be read as an image")
     write_whole(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
     skipped = f", {len(paths) - len(results)} skipped" if len(results) < len(paths) else ""
-    print(f"{len(results)} images predicted{skipped}: pictures and results.json are in {out}")
+    images_said = f"{len(results)} image{'s' * (len(results) != 1)} predicted{skipped}"
+    print(f"{images_said}: pictures and results.json are in {out}")
+    empty = sum(result.get("boxes") == [] for result in results)
+    if empty:
+        print(f"{empty} of them without a box of score {args.score_thr} or more: --score-thr lowers that")
     return 0
 
 

@@ -31,9 +31,23 @@ _METRICS = {
     "segm_mAP": "mask AP",
     "mIoU": "mean IoU",
 }
-_OF_100 = ("mIoU", "mAcc", "aAcc")  # mmseg logs percent; all else, as metrics.json, is in fractions
+# mmseg logs percent; all else, as metrics.json, is in fractions
+_OF_100 = ("mIoU", "mAcc", "aAcc", "mDice", "mFscore", "mPrecision", "mRecall")
 _TITLES = {**_METRICS, "loss": "training loss", "lr": "learning rate"}
-_NO_METRIC = {"step", "epoch", "iter", "time", "data_time", "memory", "lr", "base_lr", "loss", "images", "unreadable"}
+_NO_METRIC = {
+    "step",
+    "epoch",
+    "iter",
+    "time",
+    "data_time",
+    "memory",
+    "lr",
+    "base_lr",
+    "by_step",
+    "loss",
+    "images",
+    "unreadable",
+}
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # told apart by all eyes
 _LINES = ("-", "--", ":", "-.")
 _FEW = 40  # points, up to which each gets a marker
@@ -53,9 +67,8 @@ class Run:
 
     @property
     def by_epoch(self) -> bool:
-        """Whether the run counts epochs, so that no evaluation stands behind the last of them."""
-        epochs = [row.get("epoch", 0) for row in self.train]
-        return all(epochs) and all(row["step"] <= max(epochs) for row in self.val)
+        """Whether the run counts epochs, and so numbers its evaluations."""
+        return all("epoch" in row and "by_step" not in row for row in self.train)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -128,7 +141,7 @@ def _rows(log: Path) -> Iterator[dict[str, float]]:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int | float):
             numbers = {str(name): float(value) for name, value in row.items() if isinstance(value, int | float)}
-            numbers |= {name: numbers[name] / 100 for name in _OF_100 if name in numbers}
+            numbers |= {name: value / 100 for name, value in numbers.items() if _last(name) in _OF_100}
             if "base_lr" in numbers:
                 numbers["lr"] = numbers["base_lr"]  # before layer decay
             yield numbers

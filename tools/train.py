@@ -81,6 +81,7 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
     """The config that the command line asks for, checked as far as can be without building anything."""
     from vertebra.engine import config as configs
     from vertebra.engine.dense_config import check_data, is_dense, use_backbone, use_classes
+    from vertebra.engine.dense_fit import other_colours
 
     config = configs.read_config(args.config)
     missing = [key for key in ("train_dataloader", "train_cfg", "optim_wrapper") if not config.get(key)]
@@ -119,6 +120,9 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
     if device == "cpu" and args.launcher != "none":
         config.env_cfg.dist_cfg = dict(backend="gloo")
     configs.check_model(config)
+    if dense and int(os.environ.get("RANK", 0)) == 0:
+        for sentence in other_colours(config.model):
+            print(sentence, file=sys.stderr)
     name = Path(args.config).stem + (f"_{args.backbone}" if args.backbone else "")
     config.work_dir = args.work_dir or config.get("work_dir") or f"work_dirs/{name}"
     return config

@@ -229,7 +229,7 @@ def test_files_that_are_no_images_are_said_to_be_none(run: Callable, tmp_path: P
     assert_refused(run("infer", "van_b0", "weights.pth", "no.png", "--out", "out"), "none of the 1 files")
     tool = run("infer", "van_b0", "weights.pth", "no.png", "yes.png", "--out", "out")
     assert tool.code == 0, tool.said
-    assert "1 images predicted, 1 skipped" in tool.said
+    assert "1 image predicted, 1 skipped" in tool.said
 
 
 def test_a_checkpoint_without_a_classifier_is_not_evaluated(run: Callable, tiny: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from mmengine.config import Config
 from vertebra.backbones._errors import UserError
 from vertebra.engine import dense_config
+from vertebra.engine.config import read_config
 
 
 def detector(**neck: Any) -> Config:
@@ -183,6 +184,46 @@ def test_classes_in_another_order_than_the_checkpoints_are_refused(tmp_path: Pat
     dense_config.check_classes(config, ["nut", "bolt", "washer"], "f.pth")
     with pytest.raises(UserError, match=r"f\.pth was trained .* number 1 is 'washer', and the data's 'bolt'"):
         dense_config.check_classes(config, ["nut", "washer", "bolt"], "f.pth")
+
+
+def test_another_number_of_classes_than_the_checkpoints_is_refused_by_names(tmp_path: Path) -> None:
+    write_coco(tmp_path, ["nut", "bolt"])
+    config = with_data(tmp_path)
+    dense_config.use_classes(config)
+    with pytest.raises(UserError, match=r"f\.pth was trained with 3 classes \(nut, bolt, washer\), .* 2 \(nut, bolt\)"):
+        dense_config.check_classes(config, ["nut", "bolt", "washer"], "f.pth")
+
+
+@pytest.mark.parametrize("other", ["parts", "data", "data/digits/"])
+def test_another_folder_moves_the_evaluators_file_whatever_the_training_data_was(tmp_path: Path, other: str) -> None:
+    config = read_config("demo/mask-rcnn_digits")
+    config.train_dataloader.dataset.data_root = other
+    dense_config.use_data(config, str(tmp_path))
+    for part in ("val", "test"):
+        assert config[f"{part}_evaluator"].ann_file == str(tmp_path / "annotations/instances_val2017.json")
+
+
+def test_an_evaluation_with_a_file_that_lacks_the_images_is_refused(tmp_path: Path) -> None:
+    config = read_config("demo/mask-rcnn_digits")
+    dense_config.use_data(config, str(tmp_path))
+    for part in ("train2017", "val2017", "annotations"):
+        (tmp_path / part).mkdir()
+    images = [{"id": i, "file_name": f"{i}.png", "width": 9, "height": 9} for i in range(4)]
+
+    def write(name: str, listed: list[dict[str, Any]]) -> str:
+        content = {"images": listed, "annotations": [], "categories": [{"id": 1, "name": "nut"}]}
+        (tmp_path / "annotations" / name).write_text(json.dumps(content))
+        return str(tmp_path / "annotations" / name)
+
+    for part in ("train", "val"):
+        write(f"instances_{part}2017.json", images[:2])
+    dense_config.check_data(config, "train")
+    config.val_evaluator.ann_file = write("more.json", images)
+    dense_config.check_data(config, "train")
+    others = [{**image, "file_name": f"{image['id']}.jpg"} for image in images]
+    config.val_evaluator.ann_file = write("others.json", others)
+    with pytest.raises(UserError, match=r"val_evaluator.ann_file is .*others.json, and does not list .*val2017.json"):
+        dense_config.check_data(config, "train")
 
 
 def test_names_are_those_that_the_data_set_numbers_its_boxes_by(tmp_path: Path) -> None:

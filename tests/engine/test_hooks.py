@@ -41,12 +41,18 @@ class Run(NamedTuple):
 
 
 def run(
-    clock: SimpleNamespace, loop: type, steps: int, evaluated: int = 0, endless: bool = False, ranks: int = 1
+    clock: SimpleNamespace,
+    loop: type,
+    steps: int,
+    evaluated: int = 0,
+    endless: bool = False,
+    ranks: int = 1,
+    terminal: bool = False,
 ) -> Run:
     """A run of 8 images and half a second a step, 20 images in all, logged every 4, evaluated for an hour after one."""
     hook, timer = ProgressHook(), IterTimerHook()
     output = io.StringIO()
-    hook.console = Console(file=output, width=200)
+    hook.console = Console(file=output, width=200, force_terminal=terminal)
     columns: dict[str, list[float]] = {}
     hub = SimpleNamespace(
         update_scalar=lambda name, value: columns.setdefault(name, []).append(value),
@@ -72,12 +78,13 @@ def run(
     for step in range(steps):
         clock.now += 0.5
         for part in (timer, hook):
-            part.after_train_iter(runner, step, {"inputs": [None] * 8}, {"loss": torch.ones(())})
+            part.after_train_iter(runner, step, {"inputs": [None] * 8}, {"loss": torch.tensor(float(step))})
         runner.iter += 1
         if runner.iter == evaluated:
             clock.now += 3600
             hook.after_val(runner)
     hook.after_train_epoch(runner)
+    hook.close()
     assert columns["train/time"] == [0.5] * steps, "the log's time of a step holds something else"
     return Run(output.getvalue().splitlines(), columns)
 
@@ -87,6 +94,20 @@ def test_a_run_of_steps_says_where_it_is_as_often_as_it_is_logged(clock: SimpleN
     assert [line.split("  ")[0] for line in said] == ["step 4/10", "step 8/10", "step 10/10"]
     assert [line.split("  ")[-1] for line in said] == ["ETA 0:00:03", "ETA 0:00:01", "done"]
     assert [line.split("  ")[-2] for line in said] == ["16 img/s"] * 3
+
+
+def test_the_loss_of_a_line_is_the_mean_over_what_it_tells_of(clock: SimpleNamespace) -> None:
+    said = run(clock, IterBasedTrainLoop, steps=10).said
+    assert [line.split("  ")[1] for line in said] == ["loss 1.5000", "loss 5.5000", "loss 8.5000"]
+    (said,) = run(clock, EpochBasedTrainLoop, steps=10).said
+    assert "  loss 4.5000  " in said
+
+
+@pytest.mark.parametrize("steps", [8, 10])
+def test_no_line_tells_of_no_step(clock: SimpleNamespace, steps: int) -> None:
+    said = "\n".join(run(clock, IterBasedTrainLoop, steps=steps, terminal=True).said)
+    assert f"step {steps}/{steps}" in said
+    assert "  0 img/s" not in said
 
 
 def test_a_run_of_epochs_says_a_line_an_epoch(clock: SimpleNamespace) -> None:

@@ -359,6 +359,18 @@ def test_output_norms_of_another_width_are_refused(tmp_path: Path) -> None:
         TimmPyramid(**options, pretrained=save(tmp_path / "other.pth", weights))
 
 
+def test_a_checkpoint_with_a_part_of_the_backbone_leaves_the_rest_to_the_weights_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "own.pth"
+    detector = Detector(pretrained=str(path), **VAN)  # not there yet
+    expected = {key: value + 1 for key, value in weights_of(detector.backbone).items() if value.is_floating_point()}
+    save(path, expected)
+    part = "body.stages.0.downsample.conv.weight"
+    expected[part] = expected[part] + 1
+    detector.load_state_dict({f"backbone.{part}": expected[part]}, strict=False)
+    found = detector.backbone.state_dict()
+    assert same({key: found[key] for key in expected}, expected)
+
+
 def test_init_weights_neither_changes_weights_nor_reads_the_file_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ def near(pixel: Any, colour: tuple[int, ...]) -> bool:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_read_as_training_and_test_read_them(tmp_path: Path, orientation: int) -> None:
+def test_images_are_read_as_mm_reads_those_of_detectors_and_segmenters(tmp_path: Path, orientation: int) -> None:
     cv2 = pytest.importorskip("cv2")
     path = photograph(tmp_path / "photograph.jpg", orientation)
     ((_, image),) = infer.read_images([path])

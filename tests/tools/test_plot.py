@@ -19,6 +19,11 @@ def train_row(step: int, loss: float = 1.0) -> str:
     )
 
 
+def step_row(step: int) -> str:
+    """Of a run that counts steps."""
+    return json.dumps(json.loads(train_row(step)) | {"by_step": 1})
+
+
 def val_row(epoch: int, top1: float = 0.5) -> str:
     return json.dumps({"top1": top1, "top5": 0.9, "images": 360, "time": 0.1, "step": epoch})
 
@@ -61,9 +66,10 @@ def test_evaluations_of_a_run_by_epochs_can_be_placed_at_steps(work_dir: Path) -
 
 
 def test_evaluations_of_a_run_by_iterations_stand_at_their_step(tmp_path: Path) -> None:
-    rows = [train_row(50), train_row(100), json.dumps({"mIoU": 30.0, "step": 100})]
-    run = read_run(write_log(tmp_path / "seg", rows))
-    assert (run.by_epoch, run.curve("mIoU", epochs=False, validation=True)) == (False, ([100], [0.3]))
+    train = [step_row(50), step_row(100)]
+    assert not read_run(write_log(tmp_path / "without evaluation", train)).by_epoch
+    run = read_run(write_log(tmp_path / "seg", [*train, json.dumps({"ade/mIoU": 30.0, "step": 100})]))
+    assert (run.by_epoch, run.curve("ade/mIoU", epochs=False, validation=True)) == (False, ([100], [0.3]))
 
 
 def test_older_logs_of_a_run_by_iterations_have_no_epochs(tmp_path: Path) -> None:
@@ -73,8 +79,8 @@ def test_older_logs_of_a_run_by_iterations_have_no_epochs(tmp_path: Path) -> Non
 
 def test_resumed_run_by_iterations_keeps_the_evaluations_before_it(tmp_path: Path) -> None:
     vals = [json.dumps({"mIoU": value, "step": step}) for value, step in ((10.0, 50), (90.0, 100), (20.0, 100))]
-    write_log(tmp_path / "run", [train_row(50), vals[0], train_row(100), vals[1], train_row(150)], "20260101_000000")
-    write_log(tmp_path / "run", [train_row(80), train_row(100), vals[2]], "20260102_000000")
+    write_log(tmp_path / "run", [step_row(50), vals[0], step_row(100), vals[1], step_row(150)], "20260101_000000")
+    write_log(tmp_path / "run", [step_row(80), step_row(100), vals[2]], "20260102_000000")
     run = read_run(tmp_path / "run")
     assert [row["step"] for row in run.train] == [50, 80, 100]
     assert [(row["step"], row["mIoU"]) for row in run.val] == [(50, 0.1), (100, 0.2)]
