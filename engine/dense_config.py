@@ -61,9 +61,11 @@ def use_data(config: Config, folder: str) -> None:
     former = dict.fromkeys(entry["data_root"] for entry in _data_sets(config) if entry["data_root"])
     for part in _PARTS:
         for entry in walk((config.get(f"{part}_dataloader"), config.get(f"{part}_evaluator"))):
+            file = entry.get("ann_file")
             if "data_root" in entry:
                 entry["data_root"] = str(root)
-            file = entry.get("ann_file")
+                if file and not Path(file).is_absolute():
+                    continue  # it is counted from the root
             around = [old for old in former if isinstance(file, str) and Path(file).is_relative_to(old)]
             if around:
                 old = max(around, key=lambda folder: len(Path(folder).parts))

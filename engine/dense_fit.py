@@ -42,7 +42,7 @@ def check_fit(model: Mapping[str, Any]) -> None:
 def other_colours(model: Mapping[str, Any]) -> list[str]:
     """Sentences on colours that are not normalised as the published weights were trained; nothing else would show it.
 
-    None where the model does not start from published weights of a `TimmPyramid`.
+    Empty where the model does not start from published weights of a `TimmPyramid`.
     """
     backbone, preprocessor = model["backbone"], model.get("data_preprocessor") or {}
     if backbone.get("type") != "TimmPyramid" or backbone.get("pretrained") is not True:

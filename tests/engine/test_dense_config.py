@@ -194,13 +194,15 @@ def test_another_number_of_classes_than_the_checkpoints_is_refused_by_names(tmp_
         dense_config.check_classes(config, ["nut", "bolt", "washer"], "f.pth")
 
 
-@pytest.mark.parametrize("other", ["parts", "data", "data/digits/"])
+@pytest.mark.parametrize("other", ["parts", "data", "data/digits/", "."])
 def test_another_folder_moves_the_evaluators_file_whatever_the_training_data_was(tmp_path: Path, other: str) -> None:
     config = read_config("demo/mask-rcnn_digits")
     config.train_dataloader.dataset.data_root = other
     dense_config.use_data(config, str(tmp_path))
     for part in ("val", "test"):
         assert config[f"{part}_evaluator"].ann_file == str(tmp_path / "annotations/instances_val2017.json")
+    dataset = config.train_dataloader.dataset
+    assert (dataset.data_root, dataset.ann_file) == (str(tmp_path), "annotations/instances_train2017.json")
 
 
 def test_an_evaluation_with_a_file_that_lacks_the_images_is_refused(tmp_path: Path) -> None:
