@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -60,7 +61,7 @@ def use_backbone(config: Config, name: str) -> None:
     if new.strides != old.strides:
         _fit_neck(model, old, new)
     fit_channels(model, old, new)
-    _fit_colours(model, whole)
+    _fit_colours(model, name)
 
 
 def _takes_weights(model: Any, backbone: Mapping[str, Any]) -> bool:
@@ -219,12 +220,18 @@ def _heads(model: Any) -> Iterator[tuple[str, Any]]:
                 yield where, head
 
 
-def _fit_colours(model: Any, pyramid: Any) -> None:
-    """Take the mean and spread of colours that the backbone was trained with: of red, green and blue, 0 to 255."""
-    data = resolve_data_config({}, model=pyramid.body)
+def colours_of(name: str) -> dict[str, list[float]]:
+    """`mean` and `std` of colours that a model's weights were trained with: of red, green and blue, 0 to 255."""
+    cfg = timm.get_pretrained_cfg(name)
+    data = resolve_data_config(pretrained_cfg=cfg.to_dict() if cfg else {})
+    return {key: [round(255 * value, 3) for value in data[key]] for key in ("mean", "std")}
+
+
+def _fit_colours(model: Any, name: str) -> None:
+    """Let a config normalise colours as the weights of its new backbone want them."""
     preprocessor = model.get("data_preprocessor") or {}
     if "mean" not in preprocessor:
         return
-    preprocessor["mean"], preprocessor["std"] = ([round(255 * x, 3) for x in data[key]] for key in ("mean", "std"))
+    preprocessor.update(colours_of(name))
     # images are read as BGR; one that turns them into it, "rgb_to_bgr", is given RGB
     preprocessor["bgr_to_rgb"] = not preprocessor.pop("rgb_to_bgr", False)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from mmengine.registry import MODELS
-from timm.data import resolve_data_config
 
 from ..backbones._errors import UserError
+from .dense_backbone import colours_of
 
 
 def check_fit(model: Mapping[str, Any]) -> None:
@@ -47,11 +47,9 @@ def other_colours(model: Mapping[str, Any]) -> list[str]:
     backbone, preprocessor = model["backbone"], model.get("data_preprocessor") or {}
     if backbone.get("type") != "TimmPyramid" or backbone.get("pretrained") is not True:
         return []
-    with torch.device("meta"):
-        data = resolve_data_config({}, model=MODELS.build({**backbone, "pretrained": False, "init_cfg": None}).body)
     sentences = []
-    for key in ("mean", "std"):
-        given, wanted = preprocessor.get(key), [round(255 * value, 3) for value in data[key]]
+    for key, wanted in colours_of(backbone["model_name"]).items():
+        given = preprocessor.get(key)
         if given is not None and any(abs(x - y) > 1 for x, y in zip(given, wanted, strict=False)):
             trained = f"the weights of {backbone['model_name']} were trained with {wanted}"
             sentences.append(f"model.data_preprocessor.{key} is {list(given)}; {trained}")

@@ -310,23 +310,18 @@ class VertebraRunner(Runner):
 
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict[str, Any] | None = None) -> None:
         """mmengine's, by the images of an optimizer step: batches whose gradients accumulate count, as processes do."""
-        super().scale_lr(optim_wrapper, auto_scale_lr)
-        if not (auto_scale_lr or {}).get("enable"):
+        if not auto_scale_lr or not auto_scale_lr.get("enable"):
             return
+        if not auto_scale_lr.get("base_batch_size"):
+            raise UserError("auto_scale_lr needs base_batch_size, the images a step that the learning rate is for")
+        loader = self._train_dataloader
+        images = self.world_size * (loader.batch_size if isinstance(loader, DataLoader) else loader["batch_size"])
         several = isinstance(optim_wrapper, OptimWrapperDict)
         for wrapper in optim_wrapper.values() if several else [optim_wrapper]:
-            batches = wrapper._accumulative_counts
-            for group in wrapper.optimizer.param_groups:
-                group["lr"] *= batches
+            base = auto_scale_lr["base_batch_size"] / wrapper._accumulative_counts
+            super().scale_lr(wrapper, {**auto_scale_lr, "base_batch_size": base})
             if wrapper.base_param_settings:  # what is shown as the rate where groups have several
-                factor = self._images_of_a_batch() / (auto_scale_lr or {})["base_batch_size"]
-                wrapper.base_param_settings["lr"] *= batches * factor
-            if batches > 1:
-                self.logger.info(f"a step takes the gradients of {batches} batches: the rate is {batches} times that")
-
-    def _images_of_a_batch(self) -> int:
-        loader = self._train_dataloader
-        return self.world_size * (loader.batch_size if isinstance(loader, DataLoader) else loader["batch_size"])
+                wrapper.base_param_settings["lr"] *= images / base
 
     def _build_param_scheduler(self, scheduler: Any, optim_wrapper: Any) -> list[Any]:
         """mmengine's, for runs of any length: a warm-up ends with the run, what would begin after it is left out."""

@@ -49,6 +49,11 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
+def is_first() -> bool:
+    """Whether this process speaks for all that a launcher has started."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def parse_changes(options: Sequence[str]) -> dict[str, Any]:
     """`k=v` words as a dictionary; values are Python literals, and text where they are none."""
     changes: dict[str, Any] = {}
@@ -120,7 +125,7 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
     if device == "cpu" and args.launcher != "none":
         config.env_cfg.dist_cfg = dict(backend="gloo")
     configs.check_model(config)
-    if dense and int(os.environ.get("RANK", 0)) == 0:
+    if dense and is_first():
         for sentence in other_colours(config.model):
             print(sentence, file=sys.stderr)
     name = Path(args.config).stem + (f"_{args.backbone}" if args.backbone else "")
@@ -176,7 +181,7 @@ def leaving_no_litter(folder: Path, config_name: str) -> Iterator[list[Any]]:
     try:
         yield hooks
     except (UserError, BackendError, OSError):
-        if not any(hook.steps for hook in hooks) and int(os.environ.get("RANK", 0)) == 0:
+        if not any(hook.steps for hook in hooks) and is_first():
             for path in set(folder.iterdir()) - before:
                 if _LOGS.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True)
@@ -234,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _pretraining.pretrain(config, _pretraining.arguments(first, config, args.seed, args.device), main)
     with leaving_no_litter(Path(config.work_dir), Path(config.filename).name) as hooks:
         summary = train(config, hooks)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if is_first():
         width = max(map(len, summary))
         print("\n".join(["", *(f"  {key:<{width}}  {value}" for key, value in summary.items())]))
     return 0

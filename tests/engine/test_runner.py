@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.utils.data import DataLoader
+from vertebra.backbones._errors import UserError
 from vertebra.engine import runner as module
 from vertebra.engine.config import read_config
 from vertebra.engine.runner import VertebraRunner
@@ -112,6 +113,22 @@ def test_the_rate_is_the_configs_own_unless_that_is_asked_for(given: dict[str, A
     made = runner(tmp_path, wrapper, auto_scale_lr=given)
     made.train()
     assert made.optim_wrapper.optimizer.param_groups[0]["lr"] == 0.4
+
+
+def test_a_rule_without_the_batch_that_the_rate_is_for_is_refused(tmp_path: Path) -> None:
+    wrapper = dict(optimizer=dict(type="SGD", lr=0.4))
+    made = runner(tmp_path, wrapper, auto_scale_lr=dict(enable=True))
+    with pytest.raises(UserError, match="auto_scale_lr needs base_batch_size"):
+        made.train()
+
+
+def test_the_rate_that_is_shown_where_groups_have_several_is_multiplied_too(tmp_path: Path) -> None:
+    made = runner(tmp_path, {}, auto_scale_lr=dict(enable=True, base_batch_size=16))
+    slow, fast = ({"params": [nn.Parameter(torch.ones(()))], "lr": rate} for rate in (0.1, 0.2))
+    wrapper = OptimWrapper(torch.optim.SGD([slow, fast], lr=0.4), accumulative_counts=2)
+    made.scale_lr(wrapper, made.auto_scale_lr)
+    assert wrapper.get_lr()["base_lr"] == pytest.approx([0.4 * 8 / 16])
+    assert [group["lr"] for group in wrapper.optimizer.param_groups] == pytest.approx([0.05, 0.1])
 
 
 def test_training_multiplies_the_rate_before_schedules_see_it(tmp_path: Path) -> None:
