@@ -1,24 +1,32 @@
 """Any timm model as a classifier that mmengine's Runner trains and evaluates."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+from mmengine.device import get_device
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import MMLogger
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from timm.data import Mixup, resolve_data_config
 from timm.data.random_erasing import RandomErasing
-from torch import Tensor
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbones._checkpoint import create, load_weights, read_checkpoint
 from ..backbones._errors import UserError
+from ..backbones._names import check_model_name
 from .data import NO_TARGET
 
 DIVERGED = (
     "the loss is {loss}: training has diverged; lower the learning rate (optim_wrapper.optimizer.lr), or take "
-    "--amp bf16 for fp16; checkpoints saved before stay as they are"
+    "--amp bf16 for fp16; checkpoints saved before stay as they are, and --resume --nan-guard names the module that "
+    "begins it"
 )
 
 
@@ -72,12 +80,20 @@ class TimmClassifier(BaseModel):
         model_name: any timm name, ours or not.
         num_classes: None takes the model's own.
         pretrained: load the weights of the model's tag.
-        weights: a checkpoint file to start from (fine-tuning); a head of another size starts anew.
+        weights: what to start from (fine-tuning): a checkpoint file, or the name of published weights such as
+            `van_b4.in22k`, which timm fetches. A head of another size starts anew, and that is said.
+        head_init_scale: what the head's weights are multiplied by where it starts anew.
         label_smoothing: of the loss, also on mixed targets.
         mixup, erasing: see `TimmPreprocessor`.
         channels_last: memory format of weights and images; convolutions are often faster in it.
         compiled: run the model through torch.compile.
+        norm_eval: BatchNorm layers keep to their running statistics in training; their scales and shifts still learn.
+        grad_checkpointing: compute each block again in the backward pass, for less memory.
+        sync_bn: statistics of BatchNorm over all processes, where several run on GPUs.
         options: further arguments of `timm.create_model` (drop_path_rate, drop_rate, in_chans ...).
+
+    Raises:
+        UserError: weights that cannot be had or do not fit, or an option that model or machine cannot follow.
     """
 
     def __init__(
@@ -86,18 +102,24 @@ class TimmClassifier(BaseModel):
         num_classes: int | None = None,
         pretrained: bool = False,
         weights: str | None = None,
+        head_init_scale: float = 1.0,
         label_smoothing: float = 0.0,
         mixup: dict[str, Any] | None = None,
         erasing: dict[str, Any] | None = None,
         channels_last: bool = False,
         compiled: bool = False,
+        norm_eval: bool = False,
+        grad_checkpointing: bool = False,
+        sync_bn: bool = False,
         **options: Any,
     ) -> None:
         backbone = create(model_name, pretrained, num_classes=num_classes, **options)
         if weights:
-            fresh = load_weights(backbone, read_checkpoint(weights), weights)
-            if fresh:
-                MMLogger.get_current_instance().warning(f"{weights}: {', '.join(fresh)} start anew")
+            _start_from(backbone, weights, head_init_scale)
+        if grad_checkpointing:
+            _checkpoint_gradients(backbone, model_name)
+        if sync_bn:
+            backbone = _synchronised(backbone)
         data = resolve_data_config({}, model=backbone)
         super().__init__(
             TimmPreprocessor(data["mean"], data["std"], backbone.num_classes, mixup, erasing, channels_last)
@@ -108,6 +130,16 @@ class TimmClassifier(BaseModel):
         if compiled:
             backbone.compile()
         self.model_name, self.options, self.label_smoothing = model_name, options, label_smoothing
+        self.compiled, self.norm_eval = compiled, norm_eval
+
+    def train(self, mode: bool = True) -> "TimmClassifier":
+        """Training or evaluation; BatchNorm stays in evaluation where `norm_eval` says so."""
+        super().train(mode)
+        if mode and self.norm_eval:
+            for part in self.backbone.modules():
+                if isinstance(part, _BatchNorm):
+                    part.eval()
+        return self
 
     def init_weights(self) -> None:
         """Nothing to do: timm initialises when it builds, and mmengine's default would overwrite loaded weights."""
@@ -134,11 +166,69 @@ class TimmClassifier(BaseModel):
         return logits
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """mmengine's sum of losses; a loss that is no number ends the run before it can spoil the weights."""
+        """mmengine's sum of losses, logged as the mean over all processes.
+
+        A loss that is no number ends the run before it can spoil the weights, in all processes at once.
+        """
         loss, log = super().parse_losses(losses)
-        if not math.isfinite(loss.item()):
-            raise UserError(DIVERGED.format(loss=loss.item()))
-        return loss, log
+        mean = loss.detach().clone()
+        all_reduce(mean, op="mean")
+        if not math.isfinite(mean.item()):
+            raise UserError(DIVERGED.format(loss=mean.item()))
+        return loss, {**log, "loss": mean}
+
+
+def _start_from(backbone: nn.Module, weights: str, head_init_scale: float) -> None:
+    if Path(weights).exists() or not _is_published(weights):
+        checkpoint = read_checkpoint(weights)
+    else:
+        try:
+            checkpoint = {"state_dict": create(weights, pretrained=True).state_dict()}
+        except UserError as error:
+            reason = str(error).partition("; pretrained_cfg_overlay")[0].rstrip(".")  # timm's way, which is not ours
+            raise UserError(
+                f"model.weights is {weights!r}, which cannot be had ({reason}); a file that holds them is taken as "
+                "model.weights=FILE"
+            ) from error
+    fresh = load_weights(backbone, checkpoint, weights)
+    if not fresh:
+        return
+    MMLogger.get_current_instance().warning(f"{weights}: {', '.join(fresh)} start anew")
+    if head_init_scale != 1:
+        with torch.no_grad():
+            for name in fresh:
+                backbone.state_dict()[name].mul_(head_init_scale)
+
+
+def _is_published(weights: str) -> bool:
+    """Whether a word that is no file's is the name of a model with published weights.
+
+    Raises:
+        UserError: it looks like one, and timm does not know it.
+    """
+    name, _, tag = weights.partition(".")
+    if "/" in weights or Path(weights).suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors"):
+        return False
+    check_model_name(name)
+    tags = timm.list_models(f"{name}.*", include_tags=True)
+    if tag and weights not in tags:
+        raise UserError(f"model.weights is {weights!r}; published weights of {name} are {', '.join(tags) or 'none'}")
+    return True
+
+
+def _checkpoint_gradients(backbone: Any, name: str) -> None:
+    try:
+        backbone.set_grad_checkpointing()
+    except (AttributeError, AssertionError, TypeError):
+        raise UserError(f"model.grad_checkpointing is set, and {name} has no gradient checkpointing") from None
+
+
+def _synchronised(backbone: nn.Module) -> nn.Module:
+    if get_world_size() == 1:
+        return backbone
+    if get_device() == "cpu":
+        raise UserError("model.sync_bn is for GPUs, and this runs on cpu: leave it out")
+    return convert_sync_batchnorm(backbone)
 
 
 def has_target(targets: Tensor) -> Tensor:

@@ -86,6 +86,7 @@ def prepare(args: argparse.Namespace) -> Any:
         config.test_dataloader.batch_size = args.batch_size
     if args.checkpoint == PRETRAINED and dense:
         raise UserError(f"{args.target} is a {config.model.type}: it takes a checkpoint file, no published weights")
+    config.model.pop("weights", None)  # of fine-tuning: what is tested takes their place
     if args.checkpoint == PRETRAINED:
         config.model.pretrained = True
     else:

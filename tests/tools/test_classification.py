@@ -13,6 +13,7 @@ from tool_processes import Started, start_tool
 from vertebra.backbones._checkpoint import read_checkpoint
 from vertebra.kernels.dispatch import BackendError
 from vertebra.tools._classifier import load_classifier
+from vertebra.tools.test import build_parser, prepare
 from vertebra.tools.train import leaving_no_litter
 
 SMALL = ["model.num_classes=4", "model.depths=(1,1,1,1)"]
@@ -187,6 +188,19 @@ def test_what_a_run_wrote_before_its_first_step_is_removed_and_nothing_else(tmp_
 
     assert fail(tmp_path / "refused", steps=0) == ["epoch_1.pth", "notes.txt"]
     assert fail(tmp_path / "begun", steps=1) == ["20261122_000000", "epoch_1.pth", "notes.txt", "van.py"]
+
+
+@pytest.mark.parametrize("source", ["pretrained", "mine.pth"])
+def test_what_is_tested_takes_the_place_of_what_a_recipe_starts_from(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, "mine.pth")
+    config = prepare(build_parser().parse_args(["imagenet/van/van_b4_ft", source]))
+    assert config.model.get("weights") is None
+    assert (config.model.get("pretrained", False), config.get("load_from")) == (
+        (True, None) if source == "pretrained" else (False, source)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-# VAN-B1 on ImageNet-1K at 224: 81.1 % top-1 as published (arXiv 2202.09741, Table 7), 13.9 M parameters. On 8 GPUs:
+# VAN-B1 on ImageNet-1K at 224: 81.1 % top-1 as published (arXiv 2202.09741, Table 7), 13.9 M parameters.
+# Total batch 1024: 8 processes x 128. On 8 GPUs:
 #   torchrun --nproc-per-node 8 tools/train.py imagenet/van/van_b1 --launcher pytorch
 _base_ = ["van_b0.py"]
 model = dict(model_name="van_b1")

@@ -1,0 +1,6 @@
+# MaxViT-B fine-tuned at 384: 86.34 % top-1 as published (arXiv 2204.01697, README), 119.7 M parameters.
+# Total batch 512: 8 processes x 32 x 2 accumulated. On 8 GPUs:
+#   torchrun --nproc-per-node 8 tools/train.py imagenet/maxvit/maxvit_base_tf_384_fused_ft --launcher pytorch --amp bf16
+# The authors give fine-tuning for MaxViT-T alone: its values are taken, with this size's drop path.
+_base_ = ["maxvit_tiny_tf_384_fused_ft.py"]
+model = dict(model_name="maxvit_base_tf_384_fused.in1k", weights="maxvit_base_tf_224_fused.in1k", drop_path_rate=0.4)

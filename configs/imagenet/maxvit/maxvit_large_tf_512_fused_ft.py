@@ -1,0 +1,9 @@
+# MaxViT-L fine-tuned at 512: 86.7 % top-1 as published (arXiv 2204.01697, README), 212.3 M parameters.
+# Total batch 512: 8 processes x 8 x 8 accumulated. On 8 GPUs:
+#   torchrun --nproc-per-node 8 tools/train.py imagenet/maxvit/maxvit_large_tf_512_fused_ft --launcher pytorch \
+#     --amp bf16
+# The authors give fine-tuning for MaxViT-T alone: its values are taken, with this size's drop path.
+_base_ = ["maxvit_tiny_tf_512_fused_ft.py"]
+model = dict(model_name="maxvit_large_tf_512_fused.in1k", weights="maxvit_large_tf_224_fused.in1k", drop_path_rate=0.6)
+train_dataloader = dict(batch_size=8)
+optim_wrapper = dict(accumulative_counts=8)

@@ -1,0 +1,6 @@
+# MaxViT-Nano (rw) on ImageNet-1K at 256: 82.9 % top-1 as published (arXiv 2204.01697, timm's notes), 15.5 M parameters.
+# Total batch 1024: 8 processes x 128. On 8 GPUs:
+#   torchrun --nproc-per-node 8 tools/train.py imagenet/maxvit/maxvit_nano_rw_256_fused --launcher pytorch
+# timm trained it and gives no recipe: a usual one is taken (like DeiT's, with clipping and averaged weights).
+_base_ = ["maxvit_pico_rw_256_fused.py"]
+model = dict(model_name="maxvit_nano_rw_256_fused")
