@@ -1,14 +1,15 @@
 """Images with classes, through timm's datasets, readers and transforms, in an order that can be resumed.
 
-Folders (`root/split/class/*.png`), tar files (`root/split.tar`), webdataset shards (`wds/...`) and Hugging Face data
-sets (`hfds/...`) are read by `timm.data.create_dataset`; transforms come from `timm.data.create_transform`. What is
-added here: the sampler and the per-sample seeds that let a run go on in the middle of an epoch, bad images that are
-counted, and sentences for folders that do not hold what they should.
+Folders (`root/split/class/*.png`), tar files (`root/split.tar`), Hugging Face data sets (`hfds/...`) and, in shards.py,
+webdataset shards (`wds/`) are read by `timm.data.create_dataset`; transforms come from `timm.data.create_transform`.
+What is added here: the sampler and the per-sample seeds that let a run go on in the middle of an epoch, bad images that
+are counted, and sentences for folders that do not hold what they should.
 """
 
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,19 @@ import torch
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATASETS
 from PIL import Image
-from timm.data import auto_augment, create_dataset, create_transform, resolve_data_config
+from timm.data import create_dataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..backbones._errors import UserError
+from .samples import NEIGHBOURS, NO_TARGET, blank_image, build_transform, data_error, epoch_batches
 from .seeding import drawn_from
+from .shards import ShardStream
 
-NO_TARGET = -1  # the target of an image that could not be read; metrics leave it out
 LAYOUT = (
     "it should hold train/ and val/ with one folder of images per class, or train.tar and val.tar; "
     "`vertebra make_dataset digits data/digits` makes demo data"
 )
-_NEIGHBOURS = 100  # that are tried in the place of an unreadable image
-_STREAMS = ("wds/", "hfids/", "tfds/")
+_STREAMS = ("hfids/", "tfds/")
 
 
 def find_split(root: str | Path, split: str) -> Path:
@@ -103,15 +104,10 @@ class TimmDataset(Dataset):
                 _check_known_classes(path, class_map)
         try:
             self.images = create_dataset(name, root=root, split=split, class_map=class_map, **reader)
-        except ImportError as error:
-            raise UserError(f'data set {name!r} needs a package ({error}): pip install "vertebra[data]"') from error
-        except (RuntimeError, AssertionError, OSError) as error:
-            raise UserError(f"data set {name or root} cannot be read: {error}") from error
+        except (ImportError, RuntimeError, AssertionError, OSError) as error:
+            raise data_error(name, root, error) from error
         self.reader: Any = self.images.reader
-        arguments = transform_arguments(model_name, transform or {})
-        self.transform: Any = _posterizing_to_black(
-            create_transform(**arguments, is_training=training, use_prefetcher=True)
-        )
+        self.transform: Any = build_transform(model_name, transform or {}, training)
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -136,25 +132,25 @@ class TimmDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int, int]) -> tuple[np.ndarray | torch.Tensor, int, int]:
         epoch, first, repeat = key if isinstance(key, tuple) else (0, key, 0)
         unreadable = -1
-        for index in range(first, first + min(len(self), _NEIGHBOURS)):
+        for index in range(first, first + min(len(self), NEIGHBOURS)):
             try:
                 image, target = self._read(index % len(self))
                 break
             except Exception:  # Pillow's readers raise whatever their format's decoder raises
                 unreadable = first if unreadable < 0 else unreadable
                 if not self.training:
-                    image, target = Image.new("RGB", (32, 32)), NO_TARGET
+                    image, target = blank_image(), NO_TARGET
                     break
         else:
             raise UserError(
-                f"none of {min(len(self), _NEIGHBOURS)} images in a row can be read, from {self.filename(first)}"
+                f"none of {min(len(self), NEIGHBOURS)} images in a row can be read, from {self.filename(first)}"
             )
         with drawn_from(self.seed, epoch, first, repeat):
             return self.transform(image), target, unreadable
 
     def filename(self, index: int) -> str:
         """The file of a sample, for messages."""
-        return str(self.images.filename(index))
+        return str(self.images.filename(index) or f"number {index}")  # images inside Parquet files have no name
 
 
 def _check_known_classes(folder: Path, class_map: dict[str, int]) -> None:
@@ -166,39 +162,20 @@ def _check_known_classes(folder: Path, class_map: dict[str, int]) -> None:
         )
 
 
-def transform_arguments(model_name: str | None, changes: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of timm's `create_transform`: what the model's pretrained cfg says, then `changes`."""
-    cfg = timm.get_pretrained_cfg(model_name) if model_name else None
-    return {**(resolve_data_config(pretrained_cfg=cfg.to_dict()) if cfg else {}), **changes}
-
-
-def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
-    return auto_augment.posterize(image, bits, **options) if bits else Image.new(image.mode, image.size)
-
-
-def _posterizing_to_black(transform: Any) -> Any:
-    """Let posterizing to 0 bits give black, as it did before Pillow 13 refused it; timm's RandAugment asks for it."""
-    for part in transform.transforms:
-        for policy in (getattr(part, "ops", ()), *getattr(part, "policy", ())):
-            for operation in policy:
-                if operation.aug_fn is auto_augment.posterize:
-                    operation.aug_fn = _posterize
-    return transform
-
-
 class TimmStream(IterableDataset):
-    """A streamed data set (`wds/...`): its order is timm's own, and an interrupted epoch starts again."""
+    """A data set that timm streams (`hfids/...`, `tfds/...`): an interrupted epoch starts again.
+
+    Its order is timm's own, and so is how it is shared out: in training, unequal shares of ranks repeat images.
+    """
 
     def __init__(self, **arguments: Any) -> None:
         transform, model_name = arguments.pop("transform", None) or {}, arguments.pop("model_name", None)
         training, name = arguments.pop("training", False), arguments.pop("name")
         try:
             self.images = create_dataset(name, is_training=training, **arguments)
-        except ImportError as error:
-            raise UserError(f'data set {name!r} needs a package ({error}): pip install "vertebra[data]"') from error
-        self.images.transform = _posterizing_to_black(
-            create_transform(**transform_arguments(model_name, transform), is_training=training, use_prefetcher=True)
-        )
+        except (ImportError, RuntimeError, AssertionError, OSError) as error:
+            raise data_error(name, arguments.get("root", ""), error) from error
+        self.images.transform = build_transform(model_name, transform, training)
         self.class_to_idx: dict[str, int] = {}
         self.metainfo = {"classes": (), "images": len(self.images)}
 
@@ -242,17 +219,8 @@ class EpochSampler(Sampler):
         self.size, self.batch, self.training, self.repeats, self.seed = size, batch, training, repeats, seed
         self.rank, self.world = get_dist_info()
         self.epoch, self.skip = 0, 0
-        if batch < 1 or group < 1:
-            raise UserError(f"batch_size {batch} with accumulative_counts {group}: both are numbers from 1 up")
         if training:
-            batches = size // (batch * self.world * group) * group
-            if batches == 0:
-                raise UserError(
-                    f"{size} training images are fewer than one step takes ({batch} a batch x {self.world} processes x "
-                    f"{group} accumulated): lower train_dataloader.batch_size"
-                )
-            limit = max(limit // group, 1) * group if limit else batches
-            self.count = min(batches, limit) * batch
+            self.count = epoch_batches(size, batch, self.world, group, limit) * batch
         else:
             self.count = len(range(self.rank, size, self.world))
             self.count = min(self.count, limit * batch) if limit else self.count
@@ -294,6 +262,7 @@ def start_worker(worker_id: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group, but ending the run is the main process's to do
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(_GRACE_SECONDS))
+    signal.set_wakeup_fd(-1)  # a forked worker shares the main process's, and would speak in its name
     torch.set_num_threads(1)
 
 
@@ -302,6 +271,16 @@ def end_workers(loader: object) -> None:
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None:
         iterator._shutdown_workers()
+
+
+@contextmanager
+def ending_workers(runner: Any) -> Iterator[None]:
+    """Leave no worker of a runner's loaders behind, however its run ends."""
+    try:
+        yield
+    finally:
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+            end_workers(getattr(loop, "dataloader", None))
 
 
 def build_loader(
@@ -319,6 +298,8 @@ def build_loader(
 
     See `TimmDataset` and `EpochSampler` for the arguments; further ones are DataLoader's (`prefetch_factor` ...).
     """
+    if batch_size < 1 or group < 1:
+        raise UserError(f"batch_size {batch_size} with accumulative_counts {group}: both are numbers from 1 up")
     arguments = {key: value for key, value in dataset.items() if key != "type"}
     training = arguments.get("training", False)
     num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else num_workers)
@@ -331,9 +312,15 @@ def build_loader(
         pin_memory=torch.cuda.is_available(),
     )
     shared |= loader
+    if class_map and arguments.get("name"):
+        arguments["class_map"] = class_map
+    if arguments.get("name", "").startswith("wds/"):
+        arguments |= dict(batch=batch_size, group=group, repeats=repeats, limit=num_batches, seed=seed)
+        return DataLoader(ShardStream(**arguments), drop_last=training, **shared)
     if arguments.get("name", "").startswith(_STREAMS):
         stream = TimmStream(batch_size=batch_size, seed=seed, **arguments)
+        stream.images.set_loader_cfg(num_workers)  # which its length depends on
         return DataLoader(stream, drop_last=training, **shared)
-    images = TimmDataset(**arguments, seed=seed, class_map=class_map)
+    images = TimmDataset(**{"class_map": class_map, **arguments}, seed=seed)
     sampler = EpochSampler(len(images), batch_size, training, group, repeats, num_batches, seed)
     return DataLoader(images, sampler=sampler, **shared)

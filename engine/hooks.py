@@ -3,12 +3,12 @@
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook, IterTimerHook, LoggerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -19,6 +19,7 @@ from ..backbones._errors import UserError
 from .classifier import DIVERGED
 from .metrics import flat_metrics
 from .order import order_of
+from .plan import describe_plan
 
 
 def peak_memory_mb(device: torch.device) -> int:
@@ -52,9 +53,12 @@ class ProgressHook(Hook):
         self.metrics: dict[str, Any] = {}  # of the last evaluation
 
     def before_train(self, runner: Runner) -> None:
-        """Open the live line."""
+        """Say what is about to be done, and open the live line."""
         if not is_main_process():
             return
+        plan = describe_plan(runner)
+        self.console.print(plan, highlight=False, soft_wrap=True)
+        runner.logger.info(plan)
         if self.console.is_terminal:
             text = TextColumn("{task.description}")
             self.bar = Progress(text, BarColumn(), TextColumn("{task.percentage:>3.0f} %"), console=self.console)
@@ -106,7 +110,7 @@ class ProgressHook(Hook):
         self.metrics = dict(metrics or {})
         if is_main_process() and metrics:
             shown = "  ".join(f"{key} {value}" for key, value in self.shown().items())
-            self.console.print(f"  evaluated  {shown}", highlight=False)
+            self.console.print(f"  evaluated  {shown}", highlight=False, soft_wrap=True)
 
     def shown(self) -> dict[str, str]:
         """The last evaluation's scores, in percent."""
@@ -126,7 +130,7 @@ class ProgressHook(Hook):
     def _tell(self, runner: Runner, done: int) -> None:
         self.told = done
         if is_main_process():
-            self.console.print(self._line(runner, done), highlight=False)
+            self.console.print(self._line(runner, done), highlight=False, soft_wrap=True)
 
     def _line(self, runner: Runner, done: int) -> str:
         now = (self.steps, self.images, self.train_seconds, self.losses)
@@ -140,10 +144,18 @@ class ProgressHook(Hook):
             where,
             f"loss {losses / max(steps, 1):.4f}",
             f"lr {next(iter(rate.values()))[0]:.2e}",
+            *_logged(runner, "grad_norm", "grad {:.3g}"),
+            *_logged(runner, "memory", "{:.0f} MiB"),
             f"{images / max(seconds, 1e-9):.0f} img/s",
             f"ETA {minutes // 60}:{minutes % 60:02d}:{rest:02d}" if done < runner.max_iters else "done",
         ]
         return "  ".join(parts)
+
+
+def _logged(runner: Runner, name: str, form: str) -> list[str]:
+    """The newest value of a column of the log, if it has one."""
+    buffer = runner.message_hub.log_scalars.get(f"train/{name}")
+    return [form.format(buffer.current())] if buffer is not None else []
 
 
 def _counts_epochs(runner: Runner) -> bool:
@@ -187,6 +199,7 @@ class UnreadableImagesHook(Hook):
     """Counts images that could not be read, names each once, and ends the run when they are too many.
 
     Of detectors and segmenters it reads what `dense_data` has written into the samples: skipped ones, ignored labels.
+    Each process counts its own as it goes; at the end of an epoch or an evaluation those of all are put together.
 
     Args:
         limit: so many different images are skipped, and so many have labels that are ignored; one more is an error.
@@ -211,27 +224,44 @@ class UnreadableImagesHook(Hook):
         """Look through a test batch."""
         self._count(runner, "test", data_batch, runner.test_dataloader)
 
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Put together what all processes have found."""
+        self._gather(runner, "train", runner.train_dataloader)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Put together what all processes have found."""
+        self._gather(runner, "val", runner.val_dataloader)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Put together what all processes have found."""
+        self._gather(runner, "test", runner.test_dataloader)
+
     def _count(self, runner: Runner, split: str, batch: Any, loader: Any) -> None:
         for sample in _data_samples(batch):
-            for kind, seen in (("skipped", self.seen), ("ignored", self.ignored)):
-                for reason in sorted(set(sample.get(kind) or ()) - seen[split]):
-                    self._tell(runner, seen[split], reason, f"{split} {reason}: {kind}", kind)
-        for index in batch["unreadable"][batch["unreadable"] >= 0].tolist() if "unreadable" in batch else ():
-            if index in self.seen[split]:
-                continue
-            name = loader.dataset.filename(index)
-            self._tell(
-                runner, self.seen[split], index, f"{split} image {name} cannot be read and is skipped", "skipped"
-            )
+            for kind in ("skipped", "ignored"):
+                self._add(runner, split, kind, sample.get(kind) or (), loader)
+        if "unreadable" in batch:
+            found = batch["unreadable"][batch["unreadable"] >= 0].tolist()
+            self._add(runner, split, "skipped", found, loader)
 
-    def _tell(self, runner: Runner, seen: set[Any], key: int | str, sentence: str, done: str) -> None:
-        seen.add(key)
-        if len(seen) > self.limit:
-            raise UserError(
-                f"{sentence}; it is number {len(seen)}, and {self.limit} are {done} at most (custom_hooks: "
-                "UnreadableImagesHook.limit)"
-            )
-        runner.logger.warning(f"{sentence} ({len(seen)} so far)")
+    def _gather(self, runner: Runner, split: str, loader: Any) -> None:
+        for kind, seen in (("skipped", self.seen), ("ignored", self.ignored)):
+            for found in all_gather_object(list(seen[split])):
+                self._add(runner, split, kind, found, loader)
+
+    def _add(self, runner: Runner, split: str, kind: str, found: Iterable[int | str], loader: Any) -> None:
+        """Tell of what is new among indices of images and reasons why something was left out."""
+        seen: set[Any] = (self.seen if kind == "skipped" else self.ignored)[split]
+        for key in sorted(set(found) - seen):
+            name = f"image {loader.dataset.filename(key)} cannot be read and is" if isinstance(key, int) else f"{key}:"
+            seen.add(key)
+            sentence = f"{split} {name} {kind}"
+            if len(seen) > self.limit:
+                raise UserError(
+                    f"{sentence}; it is number {len(seen)}, and {self.limit} are {kind} at most (custom_hooks: "
+                    "UnreadableImagesHook.limit)"
+                )
+            runner.logger.warning(f"{sentence} ({len(seen)} so far)")
 
 
 def _data_samples(batch: Any) -> list[Any]:

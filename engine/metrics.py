@@ -8,6 +8,7 @@ from mmengine.dist import all_reduce
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
+from ..backbones._errors import UserError
 from .classifier import has_target
 
 MAX_CLASSES_SHOWN = 50  # a confusion of more classes is not kept
@@ -37,6 +38,7 @@ class TopK(BaseMetric):
         super().__init__()
         self.last: dict[str, float] = {}  # of the last evaluation
         self.confusion: torch.Tensor | None = None  # the same, (true, predicted)
+        self._classes = 0  # of the model, as the batches of this rank show; 0 before there is one
 
     def process(self, data_batch: Any, data_samples: list[dict[str, torch.Tensor]]) -> None:
         """Sum up one batch of `TimmClassifier`'s predictions."""
@@ -44,7 +46,7 @@ class TopK(BaseMetric):
         known = has_target(targets)
         logits, truth = logits[known], targets[known]
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]  # (B, 5)
-        classes = logits.shape[1]
+        self._classes = classes = logits.shape[1]
         pairs = None
         if classes <= MAX_CLASSES_SHOWN:
             pairs = torch.bincount(truth * classes + logits.argmax(1), minlength=classes**2).cpu()
@@ -52,17 +54,29 @@ class TopK(BaseMetric):
         self.results.append((torch.stack(counts).double().cpu(), pairs))
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Add up the batches of all ranks; `size` is mmengine's and not needed."""
-        if not self.results:
-            raise ValueError("there is nothing to evaluate: the data holds no image")
-        counts = torch.stack([count for count, _ in self.results]).sum(0)
+        """Add up the batches of all ranks; `size` is mmengine's and not needed.
+
+        A rank that had no image takes part with zeros, or the others would wait for it for ever.
+
+        Raises:
+            UserError: no rank had an image.
+        """
+        counts = torch.zeros(4, dtype=torch.float64)
+        for count, _ in self.results:
+            counts += count
+        classes = torch.tensor(self._classes)
+        all_reduce(classes, "max")
         all_reduce(counts)
-        if self.results[0][1] is not None:
-            pairs = torch.stack([pair for _, pair in self.results]).sum(0)
+        if not classes:
+            raise UserError("there is nothing to evaluate: the data holds no image")
+        if classes <= MAX_CLASSES_SHOWN:
+            pairs = torch.zeros(int(classes) ** 2, dtype=torch.long)
+            for _, pair in self.results:
+                pairs += pair
             all_reduce(pairs)
-            classes = int(len(pairs) ** 0.5)
-            self.confusion = pairs.view(classes, classes)
+            self.confusion = pairs.view(int(classes), int(classes))
         self.results.clear()
+        self._classes = 0
         self.last = self.compute_metrics([counts])
         return self.last
 

@@ -30,7 +30,7 @@ from vertebra.backbones import model_names
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import check_model_name
 from vertebra.kernels.dispatch import BACKENDS, VARIABLE
-from vertebra.tools import _claims, _demos, _kernels, _memory
+from vertebra.tools import _claims, _data_speed, _demos, _kernels, _memory
 from vertebra.tools._benchmark_worker import Case, Ready, serve, why_not_compiled
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools._results import align, append, check_csv, describe, origin
@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Measure speed and memory.",
         "vertebra benchmark models van_b0 resnet50 --batch 8 --threads 2",
     )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="models|kernels|memory|claims|demos")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="models|kernels|data|memory|claims|demos")
     models = kinds.add_parser(
         "models",
         help="images per second and peak memory of models, forward and training",
@@ -104,9 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--csv", type=Path, metavar="F", help="append the rows to this file, results/models.csv say")
     models.set_defaults(run=run_models)
     _kernels.add_parser(kinds, "example:\n  vertebra benchmark kernels window_attention --csv results/kernels.csv")
+    _data_speed.add_parser(
+        kinds, "example:\n  vertebra benchmark data demo/van_b0_digits --data data/digits --workers 1 2"
+    )
     _memory.add_parser(kinds, "example:\n  vertebra benchmark memory van_b2 --sizes 800x1333 --csv results/memory.csv")
     _claims.add_parser(kinds, "example:\n  vertebra benchmark claims hilo --csv results/claims.csv")
-    _demos.add_parser(kinds, "example:\n  vertebra benchmark demos retinanet --seeds 0 1 2 --csv results/demos.csv")
+    _demos.add_parser(kinds, "example:\n  vertebra benchmark demos families --seeds 0 --csv results/learning.csv")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Draw the curves of training runs side by side: loss, metrics and learning rate."""
+"""Draw the curves of training runs side by side: loss, metrics, gradient norm and learning rate."""
 
 if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
@@ -33,7 +33,7 @@ _METRICS = {
 }
 # mmseg logs percent; all else, as metrics.json, is in fractions
 _OF_100 = ("mIoU", "mAcc", "aAcc", "mDice", "mFscore", "mPrecision", "mRecall")
-_TITLES = {**_METRICS, "loss": "training loss", "lr": "learning rate"}
+_TITLES = {**_METRICS, "loss": "training loss", "grad_norm": "gradient norm", "lr": "learning rate"}
 _NO_METRIC = {
     "step",
     "epoch",
@@ -158,7 +158,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def draw(runs: Sequence[Run], out: Path) -> None:
-    """Draw loss, metrics and learning rate of the runs into one picture, which replaces an older one when it is whole.
+    """Draw the curves of the runs into one picture, which replaces an older one when it is whole.
 
     Raises:
         UserError: the suffix is not .png, .svg or .pdf; `out` is a folder; matplotlib is not installed.
@@ -186,7 +186,8 @@ def _figure(runs: Sequence[Run]) -> "Figure":
     names = labels(runs)
     metrics = list(dict.fromkeys(name for run in runs for name in run.metrics()))
     epochs = all(run.by_epoch for run in runs)
-    panels = ["loss", *metrics, "lr"]
+    norm = ["grad_norm"] if any("grad_norm" in row for run in runs for row in run.train) else []
+    panels = ["loss", *metrics, *norm, "lr"]
     figure = figure_class(figsize=(4.4 * len(panels), 3.6 + 0.22 * len(runs)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1)
     grid = figure.subplots(1, len(panels), sharex=True)
@@ -213,7 +214,7 @@ def _panel(axes: "Axes", curves: Sequence[Curve], name: str) -> None:
     axes.set_ylabel(_TITLES.get(_last(name), name) + (" (%)" if percent else ""))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if name == "loss" and _spans_decades(values):
+    if name in ("loss", "grad_norm") and _spans_decades(values):
         axes.set_yscale("log")
     elif name == "lr":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
@@ -244,7 +245,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of `plot`."""
     parser = make_parser(
         "plot",
-        "Draw the curves of training runs side by side: loss, metrics and learning rate.",
+        "Draw the curves of training runs side by side: loss, metrics, gradient norm and learning rate.",
         "vertebra plot work_dirs/van_b0 work_dirs/van_b1 --out curves.png",
     )
     parser.add_argument("work_dirs", nargs="+", type=Path, metavar="WORK_DIR", help="what `train` wrote its run to")

@@ -2,6 +2,7 @@
 
 import io
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -9,15 +10,17 @@ import pytest
 import torch
 from mmengine.hooks import IterTimerHook, LoggerHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, get_priority
+from ranks import run_ranks, unreadable_images
 from rich.console import Console
-from vertebra.engine.hooks import ProgressHook
+from vertebra.backbones._errors import UserError
+from vertebra.engine.hooks import ProgressHook, UnreadableImagesHook
 
 
 class Loader:
     """Batches of 8, of an order that ends after its last whole one or never does."""
 
     def __init__(self, images: int, endless: bool) -> None:
-        self.dataset = range(images)
+        self.dataset, self.batch_size = range(images), 8
         self.batch_sampler, self.sampler = SimpleNamespace(skip=0, endless=endless), None
 
     def __len__(self) -> int:
@@ -48,6 +51,7 @@ def run(
     endless: bool = False,
     ranks: int = 1,
     terminal: bool = False,
+    logged: dict[str, float] | None = None,
 ) -> Run:
     """A run of 8 images and half a second a step, 20 images in all, logged every 4, evaluated for an hour after one."""
     hook, timer = ProgressHook(), IterTimerHook()
@@ -55,6 +59,9 @@ def run(
     hook.console = Console(file=output, width=200, force_terminal=terminal)
     columns: dict[str, list[float]] = {}
     hub = SimpleNamespace(
+        log_scalars={
+            name: SimpleNamespace(current=lambda value=value: value) for name, value in (logged or {}).items()
+        },
         update_scalar=lambda name, value: columns.setdefault(name, []).append(value),
         update_info=lambda *_: None,
         get_scalar=lambda _: SimpleNamespace(current=lambda: 0.5),
@@ -63,7 +70,10 @@ def run(
         hooks=[hook, timer, LoggerHook(interval=4)],
         model=torch.nn.Linear(1, 1),
         message_hub=hub,
-        optim_wrapper=SimpleNamespace(get_lr=lambda: {"lr": [0.1]}),
+        optim_wrapper=SimpleNamespace(
+            get_lr=lambda: {"lr": [0.1]}, optimizer=SimpleNamespace(param_groups=[{"lr": 0.1}])
+        ),
+        logger=SimpleNamespace(info=lambda _: None),
         train_loop=object.__new__(loop),
         train_dataloader=Loader(20, endless),
         iter=0,
@@ -86,7 +96,7 @@ def run(
     hook.after_train_epoch(runner)
     hook.close()
     assert columns["train/time"] == [0.5] * steps, "the log's time of a step holds something else"
-    return Run(output.getvalue().splitlines(), columns)
+    return Run([line for line in output.getvalue().splitlines() if not line.startswith("plan")], columns)
 
 
 def test_a_run_of_steps_says_where_it_is_as_often_as_it_is_logged(clock: SimpleNamespace) -> None:
@@ -143,3 +153,49 @@ def test_memory_is_known_before_the_first_line_of_the_log_is_written(clock: Simp
     columns = run(clock, EpochBasedTrainLoop, steps=1).columns
     assert columns["train/memory"][0] > 0
     assert get_priority(ProgressHook.priority) < get_priority(LoggerHook.priority)
+
+
+def test_a_line_tells_the_gradients_norm_and_the_memory_that_were_logged(clock: SimpleNamespace) -> None:
+    logged = {"train/grad_norm": 1.23456, "train/memory": 512.0}
+    (said,) = run(clock, EpochBasedTrainLoop, steps=10, logged=logged).said
+    assert said.split("  ")[3:5] == ["grad 1.23", "512 MiB"]
+    assert len(said) < 120
+
+
+# --- images that cannot be read ---
+
+
+def unreadable(limit: int) -> tuple[UnreadableImagesHook, Any, list[str]]:
+    """A hook, a runner whose images are called after their number, and what is said."""
+    said: list[str] = []
+    loader = SimpleNamespace(dataset=SimpleNamespace(filename=lambda index: f"{index}.png"))
+    runner: Any = SimpleNamespace(
+        train_dataloader=loader, val_dataloader=loader, logger=SimpleNamespace(warning=said.append)
+    )
+    return UnreadableImagesHook(limit), runner, said
+
+
+def test_each_unreadable_image_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hook, runner, said = unreadable(limit=2)
+    for indices in ([-1, 4, 4], [4, -1, 1]):
+        hook.after_train_iter(runner, 0, {"unreadable": torch.tensor(indices)})
+    monkeypatch.setattr("vertebra.engine.hooks.all_gather_object", lambda found: [found])
+    hook.after_train_epoch(runner)
+    assert said == [f"train image {i}.png cannot be read and is skipped ({n} so far)" for i, n in ((4, 1), (1, 2))]
+
+
+def test_an_evaluation_and_the_training_have_a_limit_each() -> None:
+    hook, runner, _ = unreadable(limit=1)
+    hook.after_train_iter(runner, 0, {"unreadable": torch.tensor([4])})
+    hook.after_val_iter(runner, 0, {"unreadable": torch.tensor([5])})
+    with pytest.raises(UserError, match=r"train image 6.png cannot be read and is skipped; it is number 2, and 1 are"):
+        hook.after_train_iter(runner, 0, {"unreadable": torch.tensor([6])})
+
+
+def test_what_ranks_could_not_read_is_put_together_on_each(tmp_path: Path) -> None:
+    """Images 1 and 2 on one rank, 2 and 3 on the other: three, which three allow and two do not."""
+    shares = [[1, 2], [2, 3]]
+    said = run_ranks(unreadable_images, 2, tmp_path, shares, 3)
+    assert [sorted(lines) for lines in said] == [[f"{i}.png" for i in (1, 2, 3)]] * 2
+    refused = run_ranks(unreadable_images, 2, tmp_path / "again", shares, 2)
+    assert all(str(answer).startswith("UserError: train image ") for answer in refused)

@@ -171,6 +171,22 @@ def test_picture_names_its_runs_axes_and_units(work_dir: Path, tmp_path: Path) -
         assert text in picture
 
 
+def test_the_gradients_norm_has_a_panel_where_it_is_logged(work_dir: Path, tmp_path: Path) -> None:
+    """Beside a run of another length that did not log it, and in spite of a step that overflowed."""
+    rows = [json.dumps(json.loads(train_row(step)) | {"grad_norm": norm}) for step, norm in ((10, 2.0), (20, math.inf))]
+    longer = read_run(write_log(tmp_path / "longer", [*rows, train_row(90), val_row(3, 0.7)]))
+    figure = plot._figure([read_run(work_dir), longer])
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "training loss",
+        "top-1 accuracy (%)",
+        "gradient norm",
+        "learning rate",
+    ]
+    assert [list(line.get_ydata()) for line in figure.axes[2].lines] == [[], [2.0, math.inf]]
+    draw([read_run(work_dir), longer], tmp_path / "both.png")
+    assert len(plot._figure([read_run(work_dir)]).axes) == 3
+
+
 def test_run_of_one_line_with_a_loss_of_nan_can_be_drawn(tmp_path: Path) -> None:
     draw([read_run(write_log(tmp_path / "run", [train_row(10, math.nan)]))], tmp_path / "nan.png")
     assert (tmp_path / "nan.png").stat().st_size > 0
