@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmengine.registry import (
     DATASETS,
     HOOKS,
@@ -38,7 +39,7 @@ from .slide import complete_slide
 
 _FURTHER_KEYS = {"custom_imports", "runner_type", "compile", "labels", "sync_bn", "find_unused_parameters"}
 _FURTHER_KEYS |= {"pretraining"}  # read by `train`
-_FURTHER_KEYS |= {"model_wrapper_cfg", "activation_checkpointing", "efficient_conv_bn_eval"}
+_FURTHER_KEYS |= {"strategy", "model_wrapper_cfg", "activation_checkpointing", "efficient_conv_bn_eval"}
 KNOWN_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _FURTHER_KEYS
 _BESIDE = {"tta_model", "tta_pipeline"}  # no misspellings of them are sought: configs call variables test_pipeline
 
@@ -205,6 +206,8 @@ def _check_option(config: Config, dotted: str) -> None:
             place = place[int(part)]
         elif isinstance(place, Mapping) and part in place:
             place = place[part]
+        elif isinstance(place, Mapping) and part in (_accepted(place) or ()):
+            return  # nothing stands there yet: what is built of it says what it reads
         else:
             raise UserError(f"--cfg-options {dotted}: there is no {part!r} there; known are {_some(place)}")
     known = set(place) if isinstance(place, Mapping) else set()
@@ -229,6 +232,9 @@ def _accepted(place: Mapping[str, Any]) -> set[str] | None:
         found = registry.get(place["type"]) if isinstance(place["type"], str) else place["type"]
         if found is not None:
             parameters = inspect.signature(found).parameters
+            if registry is OPTIM_WRAPPERS:
+                own = inspect.signature(OptimWrapper).parameters  # which others hand on as keywords
+                return {*parameters, *own, "constructor", "paramwise_cfg"}
             if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
                 return None
             return set(parameters)

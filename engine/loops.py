@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
@@ -43,17 +44,40 @@ class _EndableLoop(ABC):
         """Whether this very moment was evaluated before."""
         return self.runner.message_hub.get_info(_EVALUATED, 0) == self._place()
 
+    @property
+    def _group(self) -> int:
+        """Batches that make one step of the optimizer."""
+        return self.runner.optim_wrapper._accumulative_counts
+
     def _evaluate_now(self) -> None:
         # before it is true, since the checkpoint hook saves again at the end of an evaluation that was the best
         self.runner.message_hub.update_info(_EVALUATED, self._place())
         try:
-            self.runner.val_loop.run()
+            with self._waiting_for_all(self.runner.val_loop.evaluator):
+                self.runner.val_loop.run()
         except _EvaluationStopped:
             ema = next((hook for hook in self.runner.hooks if isinstance(hook, EMAHook)), None)
             if ema is not None:
                 ema._swap_ema_parameters()  # evaluation had put the averaged weights in the model
             self.runner.message_hub.update_info(_EVALUATED, 0)
+            self._end()
         self._end_if_asked()
+
+    @contextmanager
+    def _waiting_for_all(self, evaluator: Any) -> Iterator[None]:
+        """Inside, the evaluator adds up nothing before all processes have seen their share, or leave with it."""
+        add_up = evaluator.evaluate
+
+        def add_up_together(size: int) -> Any:
+            if not self._stop.all_have_evaluated(self._iter, self._group):
+                raise _EvaluationStopped
+            return add_up(size)
+
+        evaluator.evaluate = add_up_together
+        try:
+            yield
+        finally:
+            evaluator.evaluate = add_up
 
     def _start_order(self, epoch: int, taken: int) -> None:
         orders = (self.dataloader.batch_sampler, self.dataloader.sampler, self.dataloader.dataset)
@@ -64,12 +88,23 @@ class _EndableLoop(ABC):
                 order.set_epoch(epoch)
 
     def _end_if_asked(self) -> None:
-        """Save and leave if a signal came, once no gradient is being accumulated."""
-        if self._stop.signum is None or self._iter % self.runner.optim_wrapper._accumulative_counts:
-            return
-        kept = self.save_here()
+        """Save and leave if a signal came to any process, once no gradient is being accumulated."""
+        if self._stop.due(self._iter, self._group):
+            self._end()
+
+    def _end(self) -> NoReturn:
+        """Save, which is the first process's to do, and leave."""
+        stop, signum = self._stop, self._stop.signum or 0
+        stop.take_your_time()
+        if not is_main_process():
+            stop.wait_for_the_first()
+            raise Interrupted(signum, "")
+        try:
+            kept = self.save_here()
+        finally:
+            stop.release()
         said = f"Stopped by a signal at step {self._iter}; {kept} is saved, and --resume carries on from it."
-        raise Interrupted(self._stop.signum, said)
+        raise Interrupted(signum, said)
 
     def save_here(self) -> str:
         """Save the state between two steps, unless this moment is saved already; the path of the file.
@@ -104,7 +139,8 @@ class _EndableLoop(ABC):
 
     def stop_evaluation_if_asked(self) -> None:
         """Leave an evaluation that a signal came into; what it follows is a moment that can be saved."""
-        if self._stop.signum is not None:
+        if self._stop.asked(self._iter, self._group):
+            self._stop.leave_evaluation()
             raise _EvaluationStopped
 
 

@@ -24,7 +24,8 @@ def main() -> int:
     except UserError as error:
         return _refuse(str(error))
     except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
+        if str(stopped):  # of several processes, the first one speaks
+            print(stopped, file=sys.stderr)
         return 128 + stopped.signum
     return 0
 

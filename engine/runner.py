@@ -4,7 +4,6 @@
 """
 
 import copy
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmengine.device import get_device
+from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
@@ -26,18 +26,28 @@ from torch.utils.data import DataLoader
 from ..backbones._checkpoint import load_weights, read_checkpoint
 from ..backbones._errors import UserError
 from .atomic import remove_leftovers
-from .data import build_loader, end_workers, start_worker
+from .data import build_loader, ending_workers, start_worker
 from .dense import is_dense, load_dense
 from .dense_data import checked_evaluator, checked_loader
 from .optim import asks_for_amp, without_amp
 from .order import continued, order_of
 from .pyramid import TimmPyramid
+from .quiet import calm
+from .ranks import a_peer_is_gone, fresh_store, lost_because, meet_without_gpu
 from .record import check_same_run, describe_run, images_a_step
+from .schedule import counting_steps, fit, lengths, mark, replay, scaled
 
 _OWN_DATA = "TimmDataset"
 _OF_WORKERS = ("persistent_workers", "prefetch_factor")  # which a loader without any refuses
 _RESUMABLE = {"EpochBasedTrainLoop": "ResumableEpochLoop", "IterBasedTrainLoop": "ResumableIterLoop"}
-_PLACE = ("last_step", "_global_step", "_last_value")  # of a schedule; the rest of its state are its lengths
+_ALWAYS = (
+    "StepSeedHook",
+    "StopEvaluationHook",
+    "UnreadableImagesHook",
+    "PlainHistoryHook",
+    "ProgressHook",
+    "SharedStatisticsHook",
+)
 
 
 def checkpoint_files(work_dir: Path) -> list[Path]:
@@ -56,6 +66,7 @@ class VertebraRunner(Runner):
 
     _saved: ClassVar[dict[str, Any]] = {}  # of the checkpoint that the run was resumed from: see `record`
     _trains = False  # while the loader of a training loop is built
+    _rate_ratio = 1.0  # by which `scale_lr` has multiplied the rate
 
     @cached_property
     def written(self) -> set[Path]:
@@ -64,11 +75,38 @@ class VertebraRunner(Runner):
 
     def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
         """mmengine's, and the hooks that resuming and watching rely on, whatever a config's list of hooks says."""
-        super().register_hooks(default_hooks, custom_hooks)
+        usual = {"param_scheduler": {"type": "ParamSchedulerHook"}, **(default_hooks or {})}
+        super().register_hooks(
+            {name: counting_steps(hook) for name, hook in usual.items()},
+            [counting_steps(hook) for hook in custom_hooks or ()],
+        )
         present = {type(hook).__name__ for hook in self.hooks}
-        for name in ("StepSeedHook", "StopEvaluationHook", "UnreadableImagesHook", "PlainHistoryHook", "ProgressHook"):
+        for name in _ALWAYS:
             if name not in present:
                 self.register_hook({"type": name})
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """mmengine's; several processes without GPUs meet over gloo, and those that torchrun restarts meet anew."""
+        settings = dict(env_cfg.get("dist_cfg") or {})
+        if self.distributed and not is_distributed() and get_device() == "cpu":
+            meet_without_gpu(self.launcher, settings.get("timeout"))
+        elif self.distributed and not is_distributed() and self.launcher == "pytorch":
+            env_cfg = {**env_cfg, "dist_cfg": {**settings, **fresh_store()}}
+        with warnings.catch_warnings():  # of variables for threads that it sets, as torchrun has said already
+            warnings.filterwarnings("ignore", message="Setting .*_NUM_THREADS|Multi-processing start method")
+            super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """mmengine's, which counts on a GPU in each process where it has no other word."""
+        if self.distributed and get_device() == "cpu" and not is_model_wrapper(model):
+            unused = self.cfg.get("find_unused_parameters", False)
+            model_wrapper_cfg = {
+                "broadcast_buffers": False,
+                "find_unused_parameters": unused,
+                **(model_wrapper_cfg or {}),
+            }
+            model_wrapper_cfg["device_ids"] = None
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def dump_config(self) -> None:
         """Nothing yet: mmengine writes the config when it builds; a refused run must not replace a good run's."""
@@ -76,13 +114,7 @@ class VertebraRunner(Runner):
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
         """mmengine's logger; the terminal gets our warnings and all errors, since `ProgressHook` writes there."""
         logger = super().build_logger(log_level, log_file, **kwargs)
-        for handler in logger.handlers:
-            if type(handler) is logging.StreamHandler and log_level != "DEBUG":
-                handler.setLevel(logging.WARNING)
-                handler.addFilter(_ours_or_error)
-                handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-            elif isinstance(handler, logging.FileHandler):
-                handler.handleError = lambda record: None  # a full disk is said once, by what ends the run
+        calm(logger, log_level)
         return logger
 
     def build_dataloader(  # type: ignore[override]  # mmengine's is static, and called on the object
@@ -178,30 +210,44 @@ class VertebraRunner(Runner):
         self.written.add(Path(out_dir, filename).resolve())
 
     def train(self) -> nn.Module:
-        """Train, and leave no worker of a loader behind, however it ends."""
+        """Train, and leave no worker of a loader behind, however it ends.
+
+        Raises:
+            UserError: among others, where another process of the run is gone.
+        """
         self._check_saving()
         # gradients may accumulate over the first steps of a schedule
         warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
-        with self._ending_workers():
+        # of depthwise convolutions, whose gradients lie otherwise in memory than DDP's copies of them
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        with ending_workers(self), self._naming_lost_peers():
             return super().train()
 
     def test(self) -> dict[str, float]:
         """Evaluate, and leave no worker of a loader behind."""
-        with self._ending_workers():
+        with ending_workers(self), self._naming_lost_peers():
             return super().test()
 
     @contextmanager
-    def _ending_workers(self) -> Iterator[None]:
+    def _naming_lost_peers(self) -> Iterator[None]:
         try:
             yield
-        finally:
-            for loop in (self._train_loop, self._val_loop, self._test_loop):
-                end_workers(getattr(loop, "dataloader", None))
+        except RuntimeError as error:
+            raise lost_because(error) if a_peer_is_gone(error) else error from error
+
+    def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
+        """mmengine's; weights to start from are not fetched where a checkpoint takes the place of a classifier's."""
+        if isinstance(model, dict) and model.get("type") == "TimmClassifier" and self._checkpoint_follows:
+            model = {key: value for key, value in model.items() if key not in ("weights", "pretrained")}
+        return super().build_model(model)
+
+    @property
+    def _checkpoint_follows(self) -> bool:
+        return bool(self._load_from or (self._resume and checkpoint_files(Path(self.work_dir))))
 
     def _init_model_weights(self) -> None:
         """mmengine's; a backbone fetches its own weights only after a checkpoint was loaded that had none for it."""
-        follows = self._load_from or (self._resume and checkpoint_files(Path(self.work_dir)))
-        with self._pyramid.waiting() if follows and self._pyramid else nullcontext():
+        with self._pyramid.waiting() if self._checkpoint_follows and self._pyramid else nullcontext():
             super()._init_model_weights()
 
     @property
@@ -213,7 +259,7 @@ class VertebraRunner(Runner):
         """Resume from the newest whole checkpoint, or from the one that was named, or load weights."""
         if self._has_loaded:
             return
-        if self._train_loop is not None:
+        if self._train_loop is not None and is_main_process():
             remove_leftovers(Path(self.work_dir))
         if self._resume and self._load_from is None:
             self._resume_newest()
@@ -228,20 +274,30 @@ class VertebraRunner(Runner):
             super().dump_config()
 
     def _resume_newest(self) -> None:
+        found: list[str | None] = [None, None]
+        if is_main_process():
+            found = self._newest_whole()
+        broadcast_object_list(found)  # or the processes could go on from different ones
+        path, wrong = found
+        if wrong:
+            raise UserError(wrong)
+        if path:
+            self.resume(path)
+            return
+        self.logger.warning(f"there is no checkpoint in {self.work_dir}: starting from the beginning")
+        self._resume = False
+
+    def _newest_whole(self) -> list[str | None]:
+        """The checkpoint to resume from, if there are any, and what is wrong, if none can be."""
         files = checkpoint_files(Path(self.work_dir))
-        if not files:
-            self.logger.warning(f"there is no checkpoint in {self.work_dir}: starting from the beginning")
-            self._resume = False
         for path in files:
             try:
                 read_checkpoint(path)
             except UserError as error:
                 self.logger.warning(f"{error}; trying the one before it")
-                continue
-            self.resume(str(path))
-            return
-        if files:
-            raise UserError(f"none of the {len(files)} checkpoints in {self.work_dir} can be read")
+            else:
+                return [str(path), None]
+        return [None, f"none of the {len(files)} checkpoints in {self.work_dir} can be read" if files else None]
 
     def load_checkpoint(self, filename: str, map_location: Any = "cpu", strict: bool = True, **_: Any) -> dict:
         """Read a file safely and load it: a training state to go on from, or weights in any layout the family knows.
@@ -279,7 +335,7 @@ class VertebraRunner(Runner):
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Go on from a checkpoint, in the middle of an epoch too, with the schedule of the present config."""
-        lengths = [copy.deepcopy(schedule.state_dict()) for schedule in self.param_schedulers or ()]
+        fresh = [copy.deepcopy(schedule.state_dict()) for schedule in self.param_schedulers or ()]
         start = [(group["lr"], group.get("initial_lr")) for group in self._lr_groups()]
         try:
             super().resume(filename, map_location="cpu")
@@ -295,8 +351,8 @@ class VertebraRunner(Runner):
         self._forget_other_folders()
         self._place_in_epoch(filename)
         saved = [schedule.state_dict() for schedule in self.param_schedulers or ()]
-        if [_lengths(state) for state in saved] != [_lengths(state) for state in lengths]:
-            self._replay_schedule(lengths, start)
+        if [lengths(state) for state in saved] != [lengths(state) for state in fresh]:
+            self._replay_schedule(fresh, start)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """mmengine's; without a GPU the mixed precision that a config asks for is left out, and that is said."""
@@ -320,20 +376,19 @@ class VertebraRunner(Runner):
         for wrapper in optim_wrapper.values() if several else [optim_wrapper]:
             base = auto_scale_lr["base_batch_size"] / wrapper._accumulative_counts
             super().scale_lr(wrapper, {**auto_scale_lr, "base_batch_size": base})
+            self._rate_ratio = images / base
             if wrapper.base_param_settings:  # what is shown as the rate where groups have several
-                wrapper.base_param_settings["lr"] *= images / base
+                wrapper.base_param_settings["lr"] *= self._rate_ratio
 
     def _build_param_scheduler(self, scheduler: Any, optim_wrapper: Any) -> list[Any]:
-        """mmengine's, for runs of any length: a warm-up ends with the run, what would begin after it is left out."""
-        given = scheduler if isinstance(scheduler, list | tuple) else [scheduler]
-        fitting = [self._within_the_run(entry) if isinstance(entry, dict) else entry for entry in given]
-        return super()._build_param_scheduler([entry for entry in fitting if entry is not None], optim_wrapper)
-
-    def _within_the_run(self, schedule: dict[str, Any]) -> dict[str, Any] | None:
-        length = self.max_epochs if schedule.get("by_epoch", True) else self.max_iters
-        if schedule.get("begin", 0) >= length:
-            return None
-        return {**schedule, "end": min(schedule.get("end", length), length)}
+        """mmengine's, for schedules that fit this run: see `schedule`."""
+        given = list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler]
+        group = getattr(optim_wrapper, "_accumulative_counts", 1)
+        fitting = fit(given, self.max_epochs, self.max_iters, len(self.train_dataloader), group)
+        fitting = scaled(fitting, self._rate_ratio)
+        built = super()._build_param_scheduler(fitting, optim_wrapper)
+        mark(built, fitting, group)
+        return built
 
     def _lr_groups(self) -> list[dict[str, Any]]:
         base = self.optim_wrapper.base_param_settings
@@ -384,25 +439,13 @@ class VertebraRunner(Runner):
             )
         loop._iter = loop._epoch * len(loop.dataloader)
 
-    def _replay_schedule(self, lengths: list[dict[str, Any]], start: list[tuple[float, float | None]]) -> None:
+    def _replay_schedule(self, fresh: list[dict[str, Any]], start: list[tuple[float, float | None]]) -> None:
         """Bring schedules of other lengths than the saved ones to the present step."""
         self.logger.warning(f"the run has another length now: the learning rate goes on at its step {self.iter}")
         for group, (rate, initial) in zip(self._lr_groups(), start, strict=True):
             group["lr"] = rate
             if initial is not None:
                 group["initial_lr"] = initial
-        for schedule, state in zip(self.param_schedulers, lengths, strict=True):
+        for schedule, state in zip(self.param_schedulers, fresh, strict=True):
             schedule.load_state_dict(state)
-        for step in range(1, self.iter + 1):
-            for schedule in self.param_schedulers:
-                if not schedule.by_epoch or step % len(self.train_dataloader) == 0:
-                    schedule.step()
-
-
-def _ours_or_error(record: logging.LogRecord) -> bool:
-    """mmengine warns of much that no user can change; all of it is in the log file."""
-    return record.levelno >= logging.ERROR or Path(record.pathname).parent == Path(__file__).parent
-
-
-def _lengths(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in state.items() if key not in _PLACE}
+        replay(self.param_schedulers, self.iter, len(self.train_dataloader))

@@ -16,8 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def run_child(tool: str, argv: list[str], folder: str, largest_file: int | None, output: str, slow_disk: float) -> None:
+def run_child(
+    tool: str,
+    argv: list[str],
+    folder: str,
+    largest_file: int | None,
+    output: str,
+    slow_disk: float,
+    variables: dict[str, str],
+) -> None:
     """In the new process: run a tool in `folder` with both streams in the file `output`."""
+    os.environ.update(variables)
     from vertebra.tools._common import run_tool
 
     os.setpgrp()
@@ -85,11 +94,21 @@ class Started:
 
 
 def start_tool(
-    folder: Path, tool: str, argv: list[str], output: Path, largest_file: int | None = None, slow_disk: float = 0.0
+    folder: Path,
+    tool: str,
+    argv: list[str],
+    output: Path,
+    largest_file: int | None = None,
+    slow_disk: float = 0.0,
+    variables: dict[str, str] | None = None,
 ) -> Started:
-    """Start a tool; `largest_file`, in bytes, stands in for a full disk, `slow_disk` are seconds that a file takes."""
+    """Start a tool; `largest_file`, in bytes, stands in for a full disk, `slow_disk` are seconds that a file takes.
+
+    `variables` of its environment are set once it runs, so those that are read at an import come too late.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vertebra.engine", "vertebra.tools.train", "vertebra.tools.test"])
-    process = context.Process(target=run_child, args=(tool, argv, str(folder), largest_file, str(output), slow_disk))
+    words = (tool, argv, str(folder), largest_file, str(output), slow_disk, variables or {})
+    process = context.Process(target=run_child, args=words)
     process.start()
     return Started(process, output)

@@ -108,7 +108,8 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     try:
         return main(argv) or 0
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if str(stop):  # of several processes, the first one speaks
+            print(stop, file=sys.stderr)
         return 128 + stop.signum
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=seed_number, metavar="N", help="seed of everything that is drawn (default: the config's)")
     add("--amp", choices=("bf16", "fp16"), help="mixed precision")
     add("--compile", action="store_true", help="run the model through torch.compile")
+    add("--nan-guard", action="store_true", help="end at the first NaN or Inf and name its module; slows the run")
     add("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config: train_cfg.max_epochs=5 ...")
     add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes")
     add("--loggers", metavar="A,B", help="tensorboard, wandb, mlflow (JSON lines are always written)")
@@ -47,11 +48,6 @@ def seed_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"the seed is {text!r}; a whole number from 0 up is accepted")
     return int(text)
-
-
-def is_first() -> bool:
-    """Whether this process speaks for all that a launcher has started."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def parse_changes(options: Sequence[str]) -> dict[str, Any]:
@@ -87,6 +83,7 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
     from vertebra.engine import config as configs
     from vertebra.engine.dense_config import check_data, is_dense, use_backbone, use_classes
     from vertebra.engine.dense_fit import other_colours
+    from vertebra.engine.ranks import is_first
 
     config = configs.read_config(args.config)
     missing = [key for key in ("train_dataloader", "train_cfg", "optim_wrapper") if not config.get(key)]
@@ -105,7 +102,7 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
     if dense:
         check_data(config, "train")
     names = use_classes(config) if dense else None
-    if names:
+    if names and is_first():
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         print(f"{len(names)} classes as the data names them: {shown}", file=sys.stderr)
     if args.amp:
@@ -117,13 +114,16 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
         raise UserError(f"--compile is for classifiers; {args.config} is a {config.model.type}")
     if args.compile:
         config.model.compiled = True
+    if args.nan_guard:
+        config.custom_hooks = [*config.get("custom_hooks", []), dict(type="NanGuardHook")]
     if args.loggers is not None:
         config.visualizer.vis_backends = log_backends(args.loggers)
     if args.launcher == "pytorch" and "RANK" not in os.environ:
         raise UserError("--launcher pytorch is for processes that torchrun has started: torchrun tools/train.py ...")
+    if args.launcher == "none" and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        count = os.environ["WORLD_SIZE"]
+        raise UserError(f"{count} processes were started together: --launcher pytorch has them train one model")
     config.launcher = args.launcher
-    if device == "cpu" and args.launcher != "none":
-        config.env_cfg.dist_cfg = dict(backend="gloo")
     configs.check_model(config)
     if dense and is_first():
         for sentence in other_colours(config.model):
@@ -177,6 +177,8 @@ def leaving_no_litter(folder: Path, config_name: str) -> Iterator[list[Any]]:
 
     Yields a list for the run's `ProgressHook`, which knows of steps.
     """
+    from vertebra.engine.ranks import is_first
+
     before, hooks = set(folder.iterdir()), []
     try:
         yield hooks
@@ -230,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     need("mmengine", extra="train")
     need("cv2", extra="train")
     device = choose_device(args.device)
-    import vertebra.engine  # noqa: F401  registers what the configs name
+    from vertebra.engine.ranks import is_first  # and all that the configs name is registered
 
     config = prepare(args, device)
     settle_work_dir(config, args.resume)

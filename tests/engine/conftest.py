@@ -1,7 +1,9 @@
 """Small images, a config with everything on, and tools as processes that can be killed."""
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_images import write_images
@@ -48,7 +50,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     """`start("train", "demo/van_b0_digits", "--resume", largest_file=...)` runs a tool in `tmp_path`."""
     running: list[Started] = []
 
-    def start_one(tool: str, *argv: object, **limits: float) -> Started:
+    def start_one(tool: str, *argv: object, **limits: Any) -> Started:
         output = tmp_path / f"output_{len(running)}.txt"
         running.append(start_tool(tmp_path, tool, [str(word) for word in argv], output, **limits))
         return running[-1]
@@ -63,6 +65,28 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
 def run(start: Callable[..., Started]) -> Callable[..., Started]:
     """Like `start`, and waits for the end."""
     return lambda *args, **kwargs: start(*args, **kwargs).wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
+
+
+@pytest.fixture
+def start_together(start: Callable[..., Started]) -> Callable[..., list[Started]]:
+    """`start_together(2, "train", ...)` runs a tool in two processes that meet, as torchrun would start them."""
+
+    def start_all(
+        count: int, tool: str, *argv: object, variables: dict[str, str] | None = None, **limits: Any
+    ) -> list[Started]:
+        shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), WORLD_SIZE=str(count))
+        ranks = [{**(variables or {}), **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+        words = (*argv, "--device", "cpu", "--launcher", "pytorch")
+        return [start(tool, *words, variables=own, **limits) for own in ranks]
+
+    return start_all
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_its_checkpoints(
     tool = run("train", tiny, "--work-dir", "wd", "--resume", "--cfg-options", *wild[:2])
     assert_refused(tool, "the loss is", "learning rate")
     assert (tmp_path / "wd/epoch_1.pth").read_bytes() == kept
+    tool = run("train", tiny, "--work-dir", "wd", "--resume", "--nan-guard", "--cfg-options", *wild[:2])
+    assert_refused(tool, "the output of backbone.", "the first of all modules")
 
 
 def test_a_work_dir_with_checkpoints_is_not_trained_over(run: Callable, tiny: Path, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from line_runs import Line
 from mmengine.logging import MMLogger
-from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.utils.data import DataLoader
@@ -14,18 +14,6 @@ from vertebra.backbones._errors import UserError
 from vertebra.engine import runner as module
 from vertebra.engine.config import read_config
 from vertebra.engine.runner import VertebraRunner
-
-
-class Line(BaseModel):
-    """A model of one weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def forward(self, inputs: torch.Tensor, mode: str = "loss") -> dict[str, torch.Tensor]:
-        """The loss of a batch (B,)."""
-        return {"loss": (self.weight * inputs.float()).mean()}
 
 
 def runner(folder: Path, wrapper: dict[str, Any], **options: Any) -> VertebraRunner:

@@ -1,0 +1,87 @@
+"""mmengine's FlexibleRunner on this project's data: for models that one GPU cannot hold, by FSDP or DeepSpeed.
+
+`runner_type = "VertebraFlexibleRunner"` with `strategy = dict(type="FSDPStrategy", ...)` in a config selects it. A
+strategy shards weights and optimizer, so all processes take part when one of its checkpoints is written. Therefore
+loops and checkpoints are mmengine's own here: a run resumes at the end of an epoch, and a signal ends it without
+saving. Tried with SingleDeviceStrategy only: the others need GPUs.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import EMAHook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS, RUNNERS
+from mmengine.runner import FlexibleRunner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..backbones._checkpoint import read_checkpoint
+from .data import build_loader, ending_workers
+from .quiet import calm
+
+_LOOPS = {"ResumableEpochLoop": "EpochBasedTrainLoop", "ResumableIterLoop": "IterBasedTrainLoop"}
+_ALWAYS = ("StepSeedHook", "UnreadableImagesHook", "PlainHistoryHook", "ProgressHook", "SharedStatisticsHook")
+
+
+@RUNNERS.register_module()
+class VertebraFlexibleRunner(FlexibleRunner):
+    """See the module's docstring."""
+
+    def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
+        """mmengine's, and those that seed, count and show; none that averages weights, which may be in shards."""
+        kept = [hook for hook in custom_hooks or () if not _averages(hook)]
+        if len(kept) < len(custom_hooks or ()):
+            self.logger.warning("averaged weights (EMAHook) are left out: FlexibleRunner cannot resume them")
+        super().register_hooks(default_hooks, kept)
+        present = {type(hook).__name__ for hook in self.hooks}
+        for name in _ALWAYS:
+            if name not in present:
+                self.register_hook({"type": name})
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """mmengine's own loops, whatever loop a config of `VertebraRunner` names."""
+        if isinstance(loop, dict) and loop.get("type") in _LOOPS:
+            loop = {**loop, "type": _LOOPS[loop["type"]]}
+        return super().build_train_loop(loop)
+
+    def build_strategy(self, *args: Any, **kwargs: Any) -> Any:
+        """mmengine's, with a log that leaves the terminal to `ProgressHook`."""
+        strategy = super().build_strategy(*args, **kwargs)
+        calm(strategy.logger, kwargs.get("log_level") or "INFO")
+        return strategy
+
+    def build_dataloader(  # type: ignore[override]  # mmengine's is static, and called on the object
+        self, dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Our loader for `TimmDataset`, mmengine's for all others."""
+        if isinstance(dataloader, DataLoader) or dataloader["dataset"].get("type") != "TimmDataset":
+            return FlexibleRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        cfg = copy.deepcopy(dict(dataloader))
+        wrapper = self.optim_wrapper
+        group = wrapper.get("accumulative_counts", 1) if isinstance(wrapper, dict) else 1
+        return build_loader(**cfg, group=group if cfg["dataset"].get("training") else 1, seed=self.seed or 0)
+
+    def train(self) -> nn.Module:
+        """mmengine's, and leave no worker of a loader behind."""
+        with ending_workers(self):
+            return super().train()
+
+    def load_or_resume(self) -> None:
+        """mmengine's, for files that hold nothing but tensors and plain values; it would run what others hold."""
+        for path in (self._load_from, self._resume):
+            if isinstance(path, str) and Path(path).is_file():
+                read_checkpoint(path)
+        newest = Path(self.work_dir, "last_checkpoint")
+        if self._resume is True and newest.is_file() and Path(newest.read_text()).is_file():
+            read_checkpoint(newest.read_text())
+        super().load_or_resume()
+
+    def _bare_model(self) -> Any:
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+
+def _averages(hook: Any) -> bool:
+    kind = hook.get("type") if isinstance(hook, dict) else type(hook)
+    return issubclass(HOOKS.get(kind) if isinstance(kind, str) else kind, EMAHook)
