@@ -1,0 +1,88 @@
+"""docs/training.md keeps its word: what it says was tried is run here, all other commands at least are understood."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmengine")
+
+from vertebra.engine.config import read_config
+from vertebra.tools import benchmark, make_dataset, plot, train
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+PARSERS = {"train": train, "benchmark": benchmark, "plot": plot, "make_dataset": make_dataset}
+
+
+def commands(text: str) -> list[list[str]]:
+    """The command lines of blocks, in words, without comments and with continued lines joined."""
+    joined = text.replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in joined.splitlines() if shlex.split(line, comments=True)]
+
+
+def words_of_tools() -> list[list[str]]:
+    """What follows `vertebra` or `tools/train.py` in every command, whoever launches it."""
+    found = []
+    for words in commands("\n".join(BLOCKS)):
+        inner = [part for word in words for part in (shlex.split(word) if " tools/" in word else [word])]
+        if "vertebra" in inner:
+            found.append(inner[inner.index("vertebra") + 1 :])
+        elif "tools/train.py" in inner:
+            found.append(["train", *inner[inner.index("tools/train.py") + 1 :]])
+    return found
+
+
+def test_every_command_is_understood_by_its_tool() -> None:
+    seen = words_of_tools()
+    assert {words[0] for words in seen} == PARSERS.keys()
+    for tool, *words in seen:
+        args = PARSERS[tool].build_parser().parse_args(words)
+        if tool == "train":
+            read_config(args.config)
+
+
+def test_every_block_of_commands_says_whether_it_was_tried() -> None:
+    sections = re.split(r"\n## ", PAGE)
+    silent = [part.splitlines()[0] for part in sections if "```sh" in part and not re.search(r"[Tt]ried", part)]
+    assert not silent
+
+
+def test_tests_that_the_page_names_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", PAGE)
+    assert len(named) >= 6
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def runnable() -> str:
+    """The commands that need no GPU, network or account, in the order of the page."""
+    lines = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
+    lines = [line for line in lines if "digits" in line or "vertebra plot" in line]
+    assert len(lines) >= 8
+    return "\n".join(line.partition("#")[0] for line in lines)
+
+
+@pytest.mark.all
+@pytest.mark.timeout(1500)
+def test_what_the_page_says_was_tried_runs_as_it_stands(tmp_path: Path) -> None:
+    """In an empty folder, with the data that the first command makes."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    python = shlex.quote(sys.executable)
+    entry = shlex.quote("import sys; from vertebra.tools._cli import main; sys.exit(main())")
+    for name, line in (("vertebra", f"-c {entry}"), ("torchrun", "-m torch.distributed.run")):
+        (programs / name).write_text(f'#!/bin/sh\nexec {python} {line} "$@"\n')
+        (programs / name).chmod(0o755)
+    variables = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euxc", runnable()], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=1400
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    assert "start anew" not in done.stderr, "the head fits"
+    assert "bottleneck" in done.stdout
+    assert (tmp_path / "curves.png").stat().st_size
