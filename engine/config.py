@@ -35,6 +35,7 @@ from ..backbones._names import check_model_name
 from . import dense_config
 from .dense_fit import check_fit
 from .quiet import import_quietly
+from .ranks import naming_lost_peers
 from .slide import complete_slide
 
 _FURTHER_KEYS = {"custom_imports", "runner_type", "compile", "labels", "sync_bn", "find_unused_parameters"}
@@ -294,7 +295,7 @@ def build_runner(config: Config) -> Runner:
     kind = RUNNERS.get(config.get("runner_type", "VertebraRunner"))
     if kind is None:
         raise UserError(f"runner_type is {config.runner_type!r}; mmengine knows no such runner")
-    with explaining(lambda: True):
+    with explaining(lambda: True), naming_lost_peers():
         return kind.from_cfg(config)
 
 

@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader
 from ..backbones._checkpoint import read_checkpoint
 from .data import build_loader, ending_workers
 from .quiet import calm
+from .ranks import fresh_store
+from .schedule import fit
 
 _LOOPS = {"ResumableEpochLoop": "EpochBasedTrainLoop", "ResumableIterLoop": "IterBasedTrainLoop"}
 _ALWAYS = ("StepSeedHook", "UnreadableImagesHook", "PlainHistoryHook", "ProgressHook", "SharedStatisticsHook")
@@ -40,14 +42,11 @@ class VertebraFlexibleRunner(FlexibleRunner):
             if name not in present:
                 self.register_hook({"type": name})
 
-    def build_train_loop(self, loop: Any) -> Any:
-        """mmengine's own loops, whatever loop a config of `VertebraRunner` names."""
-        if isinstance(loop, dict) and loop.get("type") in _LOOPS:
-            loop = {**loop, "type": _LOOPS[loop["type"]]}
-        return super().build_train_loop(loop)
-
     def build_strategy(self, *args: Any, **kwargs: Any) -> Any:
         """mmengine's, with a log that leaves the terminal to `ProgressHook`."""
+        if kwargs.get("launcher") == "pytorch":
+            env_cfg = dict(kwargs.get("env_cfg") or {})
+            kwargs["env_cfg"] = {**env_cfg, "dist_cfg": {**(env_cfg.get("dist_cfg") or {}), **fresh_store()}}
         strategy = super().build_strategy(*args, **kwargs)
         calm(strategy.logger, kwargs.get("log_level") or "INFO")
         return strategy
@@ -62,6 +61,17 @@ class VertebraFlexibleRunner(FlexibleRunner):
         wrapper = self.optim_wrapper
         group = wrapper.get("accumulative_counts", 1) if isinstance(wrapper, dict) else 1
         return build_loader(**cfg, group=group if cfg["dataset"].get("training") else 1, seed=self.seed or 0)
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """mmengine's own loops, whatever loop a config of `VertebraRunner` names; schedules then fit the run."""
+        if isinstance(loop, dict) and loop.get("type") in _LOOPS:
+            loop = {**loop, "type": _LOOPS[loop["type"]]}
+        built = super().build_train_loop(loop)
+        if isinstance(self.param_schedulers, dict | list):
+            given = self.param_schedulers if isinstance(self.param_schedulers, list) else [self.param_schedulers]
+            # a strategy steps its schedules with every batch
+            self.param_schedulers = fit(given, built.max_epochs, built.max_iters, len(built.dataloader), 1)
+        return built
 
     def train(self) -> nn.Module:
         """mmengine's, and leave no worker of a loader behind."""

@@ -194,6 +194,9 @@ def _without_numpy(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+_GATHER_STEPS = 500
+
+
 @HOOKS.register_module()
 class UnreadableImagesHook(Hook):
     """Counts images that could not be read, names each once, and ends the run when they are too many.
@@ -213,8 +216,10 @@ class UnreadableImagesHook(Hook):
         self.ignored: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Look through a training batch."""
+        """Look through a training batch; where steps are counted and no epochs, put together now and then."""
         self._count(runner, "train", data_batch, runner.train_dataloader)
+        if (runner.iter + 1) % _GATHER_STEPS == 0 and not _counts_epochs(runner):
+            self._gather(runner, "train", runner.train_dataloader)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Look through a validation batch."""

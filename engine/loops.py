@@ -15,6 +15,7 @@ from torch import nn
 from ..backbones._errors import Interrupted, UserError
 from ..backbones._files import write_whole
 from .order import order_of
+from .ranks import several
 from .stop import StopRequest
 
 _EVALUATED = "evaluated_epoch"
@@ -30,7 +31,7 @@ class _EndableLoop(ABC):
         _iter: int
         _epoch: int
 
-    _stop: StopRequest
+    stop: StopRequest
 
     @abstractmethod
     def _name_here(self) -> str:
@@ -69,9 +70,10 @@ class _EndableLoop(ABC):
         add_up = evaluator.evaluate
 
         def add_up_together(size: int) -> Any:
-            if not self._stop.all_have_evaluated(self._iter, self._group):
+            if not self.stop.all_have_evaluated(self._iter, self._group):
                 raise _EvaluationStopped
-            return add_up(size)
+            with self.stop.patience():
+                return add_up(size)
 
         evaluator.evaluate = add_up_together
         try:
@@ -89,15 +91,17 @@ class _EndableLoop(ABC):
 
     def _end_if_asked(self) -> None:
         """Save and leave if a signal came to any process, once no gradient is being accumulated."""
-        if self._stop.due(self._iter, self._group):
+        if several() and self._iter >= self.runner.max_iters:
+            return  # the run ends by itself, and the store may have ended with the first process
+        if self.stop.due(self._iter, self._group):
             self._end()
 
     def _end(self) -> NoReturn:
         """Save, which is the first process's to do, and leave."""
-        stop, signum = self._stop, self._stop.signum or 0
-        stop.take_your_time()
+        stop, signum = self.stop, self.stop.signum or 0
         if not is_main_process():
-            stop.wait_for_the_first()
+            with stop.patience(saving=True):
+                stop.wait_for_the_first()
             raise Interrupted(signum, "")
         try:
             kept = self.save_here()
@@ -139,8 +143,8 @@ class _EndableLoop(ABC):
 
     def stop_evaluation_if_asked(self) -> None:
         """Leave an evaluation that a signal came into; what it follows is a moment that can be saved."""
-        if self._stop.asked(self._iter, self._group):
-            self._stop.leave_evaluation()
+        if self.stop.asked(self._iter, self._group):
+            self.stop.leave_evaluation()
             raise _EvaluationStopped
 
 
@@ -169,7 +173,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop, _EndableLoop):
     def run(self) -> nn.Module:
         """Train from where the run stands to the last epoch."""
         self.runner.call_hook("before_train")
-        with StopRequest() as self._stop:
+        with StopRequest() as self.stop:
             known = self._known() and self._epoch < self._max_epochs
             if self._epoch and not self._batches_taken() and not known:
                 self._evaluate()
@@ -232,7 +236,7 @@ class ResumableIterLoop(IterBasedTrainLoop, _EndableLoop):
         """Train from where the run stands to the last step."""
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
-        with StopRequest() as self._stop:
+        with StopRequest() as self.stop:
             known = self._known() and self._iter < self._max_iters
             if self._iter and not known:
                 self._evaluate()

@@ -53,6 +53,11 @@ class TimmParamGroups:
         model = model.module if is_model_wrapper(model) else model
         backbone: Any = model.backbone
         decay = self.optimizer_cfg.get("weight_decay", 0.0)
+        if decay and not any(parameter.ndim > 1 for parameter in backbone.parameters()):
+            raise UserError(
+                "every parameter is a vector, as in shards of FSDP, so which of them decay cannot be told: take "
+                'optim_wrapper.constructor="DefaultOptimWrapperConstructor"'
+            )
         exempt = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
         if self.layer_decay:
             groups = param_groups_layer_decay(
@@ -72,8 +77,11 @@ class TimmParamGroups:
         adaptive = self.clip_grad.get("type") == "agc"
         cfg = {"type": "OptimWrapper", **self.wrapper_cfg}
         kind = OPTIM_WRAPPERS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
-        if self.clip_grad or issubclass(kind or object, OptimWrapper):  # strategies' own wrappers clip by themselves
-            cfg["clip_grad"] = dict(self.clip_grad if self.clip_grad and not adaptive else {"max_norm": math.inf})
+        if not issubclass(kind or object, OptimWrapper):  # a strategy's own, which clips by itself
+            if self.clip_grad:
+                raise UserError(f"{cfg['type']} takes no clip_grad: clip by the strategy (gradient_clipping)")
+            return OPTIM_WRAPPERS.build(cfg, default_args=dict(optimizer=optimizer))
+        cfg["clip_grad"] = dict(self.clip_grad if self.clip_grad and not adaptive else {"max_norm": math.inf})
         wrapper = OPTIM_WRAPPERS.build(cfg, default_args=dict(optimizer=optimizer))
         if adaptive:
             head = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None

@@ -7,7 +7,7 @@ store through which they met. A key is asked for and answered over a socket, so 
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -108,6 +108,19 @@ def a_peer_is_gone(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in _SIGNS)
 
 
+@contextmanager
+def naming_lost_peers() -> Iterator[None]:
+    """Turn what torch.distributed raises where another process is gone into a sentence.
+
+    Raises:
+        UserError: a process of this run is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise lost_because(error) if a_peer_is_gone(error) else error from error
+
+
 class Agreement:
     """What the processes of one run tell each other of its end.
 
@@ -158,7 +171,8 @@ class Agreement:
 
     def release(self) -> None:
         """The first process has saved, or could not: the others need not wait for it any longer."""
-        self._asking(lambda: self.store.set("released", "yes"))
+        with suppress(RuntimeError):  # the others have nothing left to wait for where the store is gone
+            self.store.set("released", "yes")
 
     def wait_for_the_first(self, seconds: float) -> None:
         """Until `release`, or until the store is gone with the first process, or `seconds`."""

@@ -5,8 +5,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,7 +32,7 @@ from .optim import asks_for_amp, without_amp
 from .order import continued, order_of
 from .pyramid import TimmPyramid
 from .quiet import calm
-from .ranks import a_peer_is_gone, fresh_store, lost_because, meet_without_gpu
+from .ranks import fresh_store, meet_without_gpu, naming_lost_peers
 from .record import check_same_run, describe_run, images_a_step
 from .schedule import counting_steps, fit, lengths, mark, replay, scaled
 
@@ -206,7 +205,10 @@ class VertebraRunner(Runner):
         self, out_dir: str, filename: str, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """mmengine's file, with what rebuilds the model and says where in the epoch it stands."""
-        super().save_checkpoint(out_dir, filename, *args, meta=dict(meta or {}, vertebra=describe_run(self)), **kwargs)
+        stop = getattr(self._train_loop, "stop", None)
+        with stop.patience(saving=True) if stop else nullcontext():
+            described = dict(meta or {}, vertebra=describe_run(self))
+            super().save_checkpoint(out_dir, filename, *args, meta=described, **kwargs)
         self.written.add(Path(out_dir, filename).resolve())
 
     def train(self) -> nn.Module:
@@ -220,20 +222,13 @@ class VertebraRunner(Runner):
         warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
         # of depthwise convolutions, whose gradients lie otherwise in memory than DDP's copies of them
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        with ending_workers(self), self._naming_lost_peers():
+        with ending_workers(self), naming_lost_peers():
             return super().train()
 
     def test(self) -> dict[str, float]:
         """Evaluate, and leave no worker of a loader behind."""
-        with ending_workers(self), self._naming_lost_peers():
+        with ending_workers(self), naming_lost_peers():
             return super().test()
-
-    @contextmanager
-    def _naming_lost_peers(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            raise lost_because(error) if a_peer_is_gone(error) else error from error
 
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
         """mmengine's; weights to start from are not fetched where a checkpoint takes the place of a classifier's."""

@@ -9,6 +9,7 @@ shards that its part touches from their beginning, so many small shards are read
 
 import logging
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from itertools import accumulate
@@ -28,6 +29,7 @@ from ..backbones._errors import UserError
 from .samples import NEIGHBOURS, NO_TARGET, blank_image, build_transform, data_error, epoch_batches
 from .seeding import drawn_from
 
+_OF_SHARDS = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
 Sample = tuple[np.ndarray | torch.Tensor, int, int]
 
 # it warns where there is no _info.json; what cannot be done without one is said below
@@ -151,7 +153,7 @@ class ShardStream(IterableDataset):
         steps: Any = reader.ds
         try:
             decoded = steps.pipeline[-2].args[0](raw)  # timm's `_decode` with the reader's keys
-        except (TypeError, WdsTargetKeyError) as error:
+        except WdsTargetKeyError as error:
             raise UserError(f"the label of {self.filename(index)} cannot be read: {error}") from error
         if decoded is None or not reader.remap_class:
             return decoded and (decoded["jpg"], decoded["target"])
@@ -244,7 +246,7 @@ def _count(path: Path) -> int:
         with tarfile.open(path) as shard:
             for member in shard:
                 key = base_plus_ext(member.name)[0] if member.isreg() else None
-                if key is not None and not member.name.startswith("__") and key != last:
+                if key is not None and not _OF_SHARDS.match(member.name) and key != last:
                     count, last = count + 1, key
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"shard {path} is damaged: {error}") from error

@@ -1,38 +1,23 @@
 """Ending a run by SIGINT or SIGTERM in good order: the step in progress is finished and saved, then the run ends.
 
 Of several processes it is enough that one gets the signal. All end after the same step, and the first one saves, which
-takes no call that others have to join. A process whose step does not end, because another one is gone, ends by itself
-after 20 seconds, or as many as the variable VERTEBRA_GRACE_SECONDS says: torchrun kills 30 seconds after its SIGTERM.
+takes no call that others have to join. A process whose step does not end within the time of grace ends by itself:
+20 seconds, or as many as the variable VERTEBRA_GRACE_SECONDS says. torchrun kills 30 seconds after its SIGTERM.
 """
 
-import os
 import signal
-import socket
 import sys
-import threading
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any
 
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 
-from ..backbones._errors import UserError
+from ..backbones._errors import Interrupted
 from .ranks import Agreement, several
+from .watch import ENDED, GONE, Watch
 
-_GRACE, _GRACE_SECONDS = "VERTEBRA_GRACE_SECONDS", 20.0
 _OTHERS_SECONDS = 600  # that the others wait while the first writes; who runs the job decides before that
-
-
-def grace_seconds() -> float:
-    """How long a process may take from a signal to the end of its step, where there are several.
-
-    Raises:
-        UserError: the variable holds no number.
-    """
-    text = os.environ.get(_GRACE) or str(_GRACE_SECONDS)
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"{_GRACE} is {text!r}; a number of seconds is accepted") from error
 
 
 class StopRequest:
@@ -45,7 +30,7 @@ class StopRequest:
         self.signum: int | None = None
         self.agreement = Agreement() if several() else None
         self._previous: dict[int, Any] = {}
-        self._watch = _Watch() if several() else None
+        self._watch = Watch(self.agreement.store, get_rank(), get_world_size()) if self.agreement else None
 
     def __enter__(self) -> "StopRequest":
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -54,9 +39,9 @@ class StopRequest:
             self._watch.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._watch is not None:
-            self._watch.end()
+            self._watch.end(ENDED if kind is None or issubclass(kind, Interrupted) else GONE)
         for signum, previous in self._previous.items():
             signal.signal(signum, previous)
 
@@ -87,7 +72,10 @@ class StopRequest:
         """Wait for the others at the end of an evaluation; False where all leave it instead."""
         if self.agreement is None:
             return not self.asked(step, group)
-        return self.agreement.all_have_evaluated(lambda: self.asked(step, group))
+        if self.agreement.all_have_evaluated(lambda: self.asked(step, group)):
+            return True
+        self.asked(step, group)  # for the signal, which another process may have got and told after we looked
+        return False
 
     def leave_evaluation(self) -> None:
         """Have the others leave the evaluation that this process leaves."""
@@ -100,10 +88,9 @@ class StopRequest:
         assert self.signum is not None
         self.agreement.propose(step // group * group + group, self.signum)
 
-    def take_your_time(self) -> None:
-        """What follows, saving and waiting for who saves, is not cut off after the time of grace."""
-        if self._watch is not None:
-            self._watch.patient = True
+    def patience(self, saving: bool = False) -> AbstractContextManager[None]:
+        """Inside, what is done is not cut off by the time of grace: saving, and adding up an evaluation."""
+        return self._watch.patience(saving) if self._watch is not None else nullcontext()
 
     def wait_for_the_first(self) -> None:
         """Return once the first process has saved: a launcher kills the others as soon as one has ended."""
@@ -126,60 +113,3 @@ class StopRequest:
         elif not again:  # a launcher passes on what the scheduler has sent to every process itself
             said = f"{name} to process {get_rank()}: all end after the same step, and the first one saves."
             print(f"\n{said}", file=sys.stderr, flush=True)
-
-
-class _Watch(threading.Thread):
-    """Ends a process whose main thread is held by a step that does not end.
-
-    A handler of a signal runs between two instructions of the main thread, so not while that waits for another process
-    in C++. The wake-up descriptor is written to all the same.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True, name="watch over signals")
-        self.patient = False
-        self.grace = grace_seconds()
-        self._ours, self._theirs = socket.socketpair()
-        self._theirs.setblocking(False)
-        self._before = -1
-
-    def start(self) -> None:
-        """From here on, in the main thread."""
-        self._before = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
-        super().start()
-
-    def end(self) -> None:
-        """The main thread is out of the run."""
-        signal.set_wakeup_fd(self._before)
-        self._theirs.setblocking(True)
-        self._theirs.sendall(b"\0")
-        self.join()
-        self._ours.close()
-        self._theirs.close()
-
-    def run(self) -> None:
-        """Wait for a signal, then for the end of the run."""
-        signum = 0
-        while True:
-            self._ours.settimeout(self.grace if signum else None)
-            try:
-                heard = self._ours.recv(1)[0]
-            except TimeoutError:
-                if not self.patient:
-                    self._leave(signum)
-                signum = 0
-                continue
-            if heard == 0:
-                return
-            if heard in (signal.SIGINT, signal.SIGTERM):
-                signum = heard
-
-    def _leave(self, signum: int) -> None:
-        name = signal.Signals(signum).name
-        print(
-            f"error: {name} came to process {get_rank()} and its step has not ended within {self.grace:g} s "
-            f"({_GRACE}): it ends without saving, and --resume goes on from the newest checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(128 + signum)

@@ -84,7 +84,7 @@ def unreadable_images(shares: list[list[int]], limit: int) -> list[str]:
 
     said: list[str] = []
     loader = SimpleNamespace(dataset=SimpleNamespace(filename=lambda index: f"{index}.png"))
-    runner: Any = SimpleNamespace(train_dataloader=loader, logger=SimpleNamespace(warning=said.append))
+    runner: Any = SimpleNamespace(iter=0, train_dataloader=loader, logger=SimpleNamespace(warning=said.append))
     hook = UnreadableImagesHook(limit)
     hook.after_train_iter(runner, 0, {"unreadable": torch.tensor(shares[distributed.get_rank()])})
     hook.after_train_epoch(runner)

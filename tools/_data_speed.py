@@ -4,7 +4,8 @@ loader    images per second that the config's training loader gives on its own, 
 training  images per second of the model's training step alone, on one batch that stays in memory: what is done to the
           batch on the device, forward, backward and the optimizer's step
 
-Both are warm, and measured one after the other in this process; a training on a CPU shares its cores between them.
+Both are warm, and measured one after the other in this process; a training on a CPU shares its cores between them. The
+verdict is for one process: of several on a machine, each has its part of the cores, so divide the loader's rate.
 """
 
 import argparse

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
@@ -105,6 +106,19 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
     if names and is_first():
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         print(f"{len(names)} classes as the data names them: {shown}", file=sys.stderr)
+    _set_ways(config, args, device, dense)
+    _set_launcher(config, args.launcher)
+    configs.check_model(config)
+    if dense and is_first():
+        for sentence in other_colours(config.model):
+            print(sentence, file=sys.stderr)
+    name = Path(args.config).stem + (f"_{args.backbone}" if args.backbone else "")
+    config.work_dir = args.work_dir or config.get("work_dir") or f"work_dirs/{name}"
+    return config
+
+
+def _set_ways(config: Any, args: argparse.Namespace, device: str, dense: bool) -> None:
+    """Precision, compiler, guard and loggers of the command line."""
     if args.amp:
         for key in ("loss_scale", "use_fsdp"):
             config.optim_wrapper.pop(key, None)
@@ -118,19 +132,17 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
         config.custom_hooks = [*config.get("custom_hooks", []), dict(type="NanGuardHook")]
     if args.loggers is not None:
         config.visualizer.vis_backends = log_backends(args.loggers)
-    if args.launcher == "pytorch" and "RANK" not in os.environ:
+
+
+def _set_launcher(config: Any, launcher: str) -> None:
+    """Who started the processes, if that is so."""
+    if launcher == "pytorch" and "RANK" not in os.environ:
         raise UserError("--launcher pytorch is for processes that torchrun has started: torchrun tools/train.py ...")
-    if args.launcher == "none" and int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        count = os.environ["WORLD_SIZE"]
-        raise UserError(f"{count} processes were started together: --launcher pytorch has them train one model")
-    config.launcher = args.launcher
-    configs.check_model(config)
-    if dense and is_first():
-        for sentence in other_colours(config.model):
-            print(sentence, file=sys.stderr)
-    name = Path(args.config).stem + (f"_{args.backbone}" if args.backbone else "")
-    config.work_dir = args.work_dir or config.get("work_dir") or f"work_dirs/{name}"
-    return config
+    for variable, right in (("WORLD_SIZE", "pytorch"), ("SLURM_STEP_NUM_TASKS", "slurm")):
+        count = os.environ.get(variable) or "1"
+        if launcher == "none" and count != "1":
+            raise UserError(f"{count} processes were started together: --launcher {right} has them train one model")
+    config.launcher = launcher
 
 
 def log_backends(names: str) -> list[dict[str, Any]]:
@@ -156,7 +168,7 @@ def settle_work_dir(config: Any, resume: str | None) -> None:
     folder = Path(config.work_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable.{os.getpid()}"
+        probe = folder / f".writable.{uuid4().hex}"  # processes of several machines may have the same number
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -198,6 +210,7 @@ def train(config: Any, hooks: list[Any]) -> dict[str, Any]:
     """Run a prepared config to its end; what the summary says of it. `hooks` gets the run's `ProgressHook`."""
     from vertebra.engine.config import build_runner, explaining
     from vertebra.engine.hooks import ProgressHook
+    from vertebra.engine.ranks import is_first
     from vertebra.tools.plot import draw, read_run
 
     began = time.perf_counter()
@@ -214,8 +227,9 @@ def train(config: Any, hooks: list[Any]) -> dict[str, Any]:
     model = runner._bare_model()
     folder = Path(runner.work_dir)
     files = {"checkpoint": folder / "last_checkpoint", "curves": folder / "curve.png"}
-    with contextlib.suppress(UserError):  # a run may be too short to have logged a step
-        draw([read_run(folder)], files["curves"])
+    if is_first():
+        with contextlib.suppress(UserError):  # a run may be too short to have logged a step
+            draw([read_run(folder)], files["curves"])
     return {
         "model": getattr(model, "model_name", type(model).__name__),
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",

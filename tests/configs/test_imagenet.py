@@ -1,7 +1,7 @@
 """The recipes of ImageNet: every published set of weights has one, and it is what the authors did.
 
 RECIPES is written from the specifications of the families, not from the configs. What a specification does not give is
-marked with `open`, and the head of the leaf has to say so.
+named by `Head.open`, and the head of the leaf has to say so.
 """
 
 import csv
@@ -23,11 +23,21 @@ from vertebra.backbones import model_names
 from vertebra.backbones._checkpoint import load_weights
 from vertebra.engine.classifier import TimmClassifier
 from vertebra.engine.config import build_runner, check_model, config_names, find_config, read_config
-from vertebra.engine.data import transform_arguments
+from vertebra.engine.samples import transform_arguments
 
 ROOT = Path(__file__).parents[2]
 CARDS = yaml.safe_load((ROOT / "model_cards" / "cards.yml").read_text(encoding="utf-8"))
 GPUS = 8
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the comment above a recipe has to say, beside what every one says."""
+
+    open: tuple[str, ...] = ()  # values that the specification does not give: each is named where that is said
+    tells: tuple[str, ...] = ()  # facts without which the recipe would mislead
+    no_score: str = "no top-1 is published"  # where the card has none
+    compiled: bool = False  # whether the authors train through torch.compile
 
 
 @dataclass(frozen=True)
@@ -56,43 +66,48 @@ class Recipe:
     size: int = 224
     classes: int = 1000
     weights: str | None = None
-    open: bool = False
+    head: Head = Head()
 
 
 def _van() -> dict[str, Recipe]:
     usual = Recipe("van_b0.in1k", 0.1, epochs=310, cool_down=10, last=1e-6, interpolation="random", crop=0.9)
     rows = {f"van_b{n}": replace(usual, tag=f"van_b{n}.in1k", drop_path=0.1) for n in (0, 1, 2)}
     rows["van_b3"] = replace(usual, tag="van_b3.in1k", drop_path=0.2)
-    rows["van_b4"] = replace(usual, tag="van_b4.in1k", drop_path=0.2, open=True)
-    whole = replace(usual, lr=4e-3, batch=8192, epochs=90, cool_down=0, classes=21841, crop=0.875, open=True)
-    tuned = replace(usual, lr=5e-5, batch=512, epochs=30, cool_down=0, warm_up=0, first=None, decay=1e-8, mixup=None)
+    rows["van_b4"] = replace(usual, tag="van_b4.in1k", drop_path=0.2, head=Head(("drop path",)))
+    usual = replace(usual, cool_down=0, interpolation="bicubic", crop=0.875)
+    theirs = Head(("decay", "first and last rates", "augmentation"))
+    whole = replace(usual, lr=4e-3, batch=8192, epochs=90, drop_path=0.1, classes=21841, head=theirs)
+    tuned = replace(usual, lr=5e-5, batch=512, epochs=30, warm_up=0, first=None, decay=1e-8, mixup=None)
+    tuned = replace(tuned, head=Head(("last rate", "RandAugment", "erasing")))
     for n, drop in ((4, 0.2), (5, 0.2), (6, 0.3)):
         name, start = f"van_b{n}", f"van_b{n}.in22k"
-        ours = replace(tuned, drop_path=drop, interpolation="bicubic", weights=start)
-        rows[f"{name}_22k"] = replace(whole, tag=start, drop_path=0.1)
-        rows[f"{name}_ft"] = replace(ours, tag=f"{start}_ft_in1k", crop=0.875)
+        ours = replace(tuned, drop_path=drop, weights=start)
+        rows[f"{name}_22k"] = replace(whole, tag=start)
+        rows[f"{name}_ft"] = replace(ours, tag=f"{start}_ft_in1k")
         rows[f"{name}_384_ft"] = replace(ours, tag=f"{start}_ft_in1k_384", crop="squash", size=384)
     return rows
 
 
 def _biformer() -> dict[str, Recipe]:
-    usual = Recipe("", epochs=310, cool_down=10, copies=3, ema=0.99996)
+    beside = Head(tells=("0.99996", "so none are kept"))  # the published weights are the plain ones
+    usual = Recipe("", epochs=310, cool_down=10, copies=3, head=beside)
     drops = {"tiny": 0.1, "small": 0.15, "base": 0.4, "stl": 0.1, "stl_nchw": 0.1}
-    return {
-        f"biformer_{size}": replace(usual, tag=f"biformer_{size}.in1k", drop_path=drop, open=size in ("tiny", "base"))
-        for size, drop in drops.items()
-    }
+    rows = {f"biformer_{key}": replace(usual, tag=f"biformer_{key}.in1k", drop_path=x) for key, x in drops.items()}
+    for name in ("biformer_tiny", "biformer_base"):
+        rows[name] = replace(rows[name], head=replace(beside, open=("drop path",)))
+    return rows
 
 
 def _transnext() -> dict[str, Recipe]:
-    usual = Recipe("", clip=("norm", 1.0), copies=3)
+    usual = Recipe("", clip=("norm", 1.0), copies=3, head=Head(compiled=True))
     drops = {"micro": 0.15, "tiny": 0.25, "small": 0.45, "base": 0.6, "micro_aaaa_256": 0.15}
     rows = {f"transnext_{key}": replace(usual, tag=f"transnext_{key}.in1k", drop_path=x) for key, x in drops.items()}
     rows["transnext_micro_aaaa_256"] = replace(rows["transnext_micro_aaaa_256"], size=256)
     tuned = replace(usual, lr=1e-5, epochs=5, warm_up=0, first=None, last=None, mixup=(0.8, 0.0), crop="squash")
+    tuned = replace(tuned, size=384, head=Head(("batch",), compiled=True))
     for size, drop in (("small", 0.7), ("base", 0.8)):
         tag, start = f"transnext_{size}_384.in1k", f"transnext_{size}.in1k"
-        rows[f"transnext_{size}_384_ft"] = replace(tuned, tag=tag, drop_path=drop, size=384, weights=start, open=True)
+        rows[f"transnext_{size}_384_ft"] = replace(tuned, tag=tag, drop_path=drop, weights=start)
     return rows
 
 
@@ -121,17 +136,6 @@ def _cswin() -> dict[str, Recipe]:
     )
     base = replace(usual, tag="cswin_base.in1k", drop_path=0.5, lr=1e-3, batch=1024, decay=0.1, ema=0.99992)
     tuned = replace(usual, warm_up=0, first=None, last=5e-7, epochs=30, decay=1e-8, crop=1.0, size=384)
-    large = replace(
-        tuned,
-        lr=2.5e-4,
-        batch=512,
-        cool_down=0,
-        mixup=(0.01, 0.3),
-        ema=0.9996,
-        weights="cswin_large.in22k",
-        names=(("backbone.", 0.05), ("backbone.head.", 1.0)),
-        interpolation="bicubic",
-    )
     return {
         "cswin_tiny": usual,
         "cswin_small": replace(usual, tag="cswin_small.in1k", drop_path=0.4),
@@ -146,11 +150,36 @@ def _cswin() -> dict[str, Recipe]:
             ema=0.9998,
             weights="cswin_base.in1k",
         ),
+    } | _cswin_large(tuned)
+
+
+def _cswin_large(tuned: Recipe) -> dict[str, Recipe]:
+    large = replace(
+        tuned,
+        lr=2.5e-4,
+        batch=512,
+        cool_down=0,
+        mixup=(0.01, 0.3),
+        ema=0.9996,
+        weights="cswin_large.in22k",
+        names=(("backbone.", 0.05), ("backbone.head.", 1.0)),
+        interpolation="bicubic",
+    )
+    return {
         "cswin_large_22k": Recipe(
-            "cswin_large.in22k", 0.2, batch=4096, epochs=90, classes=21841, crop=0.9, interpolation="random", open=True
+            "cswin_large.in22k",
+            0.2,
+            batch=4096,
+            epochs=90,
+            classes=21841,
+            crop=0.9,
+            interpolation="random",
+            head=Head(("how the authors trained it",)),
         ),
         "cswin_large_ft": replace(large, tag="cswin_large.in22k_ft_in1k", crop=0.9, size=224),
-        "cswin_large_384_ft": replace(large, tag="cswin_large_384.in22k_ft_in1k", open=True),
+        "cswin_large_384_ft": replace(
+            large, tag="cswin_large_384.in22k_ft_in1k", head=Head(("how the authors trained it at 384",))
+        ),
     }
 
 
@@ -167,12 +196,13 @@ def _l2vit() -> dict[str, Recipe]:
         decay=1e-8,
         ema=0.9999,
         classes=1000,
-        open=True,
+        head=Head(("decay of the averaged weights",)),
         weights="l2vit_base.in22k",
     )
+    drop = Head(("drop path",))
     return {
-        "l2vit_tiny": replace(usual, tag="l2vit_tiny.in1k", drop_path=0.1, open=True),
-        "l2vit_small": replace(usual, tag="l2vit_small.in1k", drop_path=0.2, open=True),
+        "l2vit_tiny": replace(usual, tag="l2vit_tiny.in1k", drop_path=0.1, head=drop),
+        "l2vit_small": replace(usual, tag="l2vit_small.in1k", drop_path=0.2, head=drop),
         "l2vit_base": replace(usual, tag="l2vit_base.in1k", drop_path=0.3),
         "l2vit_base_22k": whole,
         "l2vit_base_ft": replace(tuned, tag="l2vit_base.in22k_ft_in1k"),
@@ -181,10 +211,15 @@ def _l2vit() -> dict[str, Recipe]:
 
 
 def _davit() -> dict[str, Recipe]:
-    usual = Recipe("", epochs=310, cool_down=10, clip=("norm", 1.0), crop=0.9, open=True)
+    usual = Recipe("", epochs=310, cool_down=10, clip=("norm", 1.0), crop=0.9, head=Head(("drop path",)))
     drops = {"tiny": 0.1, "small": 0.2, "base": 0.4, "large": 0.4, "huge": 0.4, "giant": 0.4}
     tags = {size: f"davit_{size}_fused" + (".msft_in1k" if size in ("tiny", "small", "base") else "") for size in drops}
-    return {f"davit_{key}_fused": replace(usual, tag=tags[key], drop_path=drop) for key, drop in drops.items()}
+    rows = {f"davit_{key}_fused": replace(usual, tag=tags[key], drop_path=drop) for key, drop in drops.items()}
+    more = {"large": (), "huge": ("ImageNet-22K or private data",), "giant": ("90.4 %", "1.5 billion pairs")}
+    for key, tells in more.items():  # what is published of them was trained on more than ImageNet-1K
+        head = Head(("recipe",), tells, "no top-1 of this training is published")
+        rows[f"davit_{key}_fused"] = replace(rows[f"davit_{key}_fused"], head=head)
+    return rows
 
 
 def _maxvit() -> dict[str, Recipe]:
@@ -194,36 +229,41 @@ def _maxvit() -> dict[str, Recipe]:
         lr=3e-3,
         batch=4096,
         warm_up=32,
-        first=3e-7,
+        first=3e-7,  # not given; a small one, as for L2ViT
         clip=("norm", 1.0),
         ema=0.9999,
         mixup=(0.8, 0.0),
         erasing=0.0,
         augment="rand-m15-mmax15-n2",
+        head=Head(("first rate",)),
     )
-    whole = replace(usual, lr=1e-3, epochs=90, warm_up=5, first=1e-6, ema=None, classes=21843, open=True)
+    whole = replace(usual, lr=1e-3, epochs=90, warm_up=3, first=1e-7, classes=21843)
     tuned = replace(usual, lr=5e-5, batch=512, epochs=30, warm_up=0, first=None, last=None, decay=1e-8)
     rows = {}
     for key, drop in drops.items():
-        name = f"maxvit_{key}_tf"
+        name, drop_too = f"maxvit_{key}_tf", ("drop path",) if key == "xlarge" else ()
         if key != "xlarge":
             rows[f"{name}_224_fused"] = replace(usual, tag=f"{name}_224_fused.in1k", drop_path=drop)
         if key in ("base", "large", "xlarge"):
-            rows[f"{name}_224_fused_22k"] = replace(whole, tag=f"{name}_224_fused.in21k", drop_path=drop)
+            head = Head(("rate", "length", *drop_too))
+            rows[f"{name}_224_fused_22k"] = replace(whole, tag=f"{name}_224_fused.in21k", drop_path=drop, head=head)
+        head = Head(("augmentation", "clipping", "averaging") if key == "tiny" else ("fine-tuning", *drop_too))
+        from_more = replace(head, tells=("88.7 %",), no_score="no top-1 in the README")
         for size in (384, 512):
-            ours = replace(tuned, drop_path=drop, size=size, crop=size / (size + 32), open=True)
+            ours = replace(tuned, drop_path=drop, size=size, crop=size / (size + 32), head=head)
             if key != "xlarge":
                 one = replace(ours, tag=f"{name}_{size}_fused.in1k", weights=f"{name}_224_fused.in1k")
                 rows[f"{name}_{size}_fused_ft"] = one
             if key in ("base", "large", "xlarge"):
                 two = replace(ours, tag=f"{name}_{size}_fused.in21k_ft_in1k", weights=f"{name}_224_fused.in21k")
-                rows[f"{name}_{size}_fused_22k_ft"] = two
+                rows[f"{name}_{size}_fused_22k_ft"] = replace(two, head=from_more)
     return rows | _maxvit_of_timm()
 
 
 def _maxvit_of_timm() -> dict[str, Recipe]:
     """Nothing is published of how timm trained its own: the usual values, and timm's crops."""
-    usual = Recipe("", clip=("norm", 1.0), ema=0.9999, crop=0.95, size=256, interpolation="random", open=True)
+    usual = Recipe("", clip=("norm", 1.0), ema=0.9999, crop=0.95, size=256, interpolation="random")
+    usual = replace(usual, head=Head(("recipe",)))
     drops = {"pico": 0.1, "nano": 0.1, "tiny": 0.2, "small": 0.3}
     trained = {"nano_rw_256", "tiny_rw_224", "rmlp_pico_rw_256", "rmlp_nano_rw_256", "rmlp_tiny_rw_256"}
     trained |= {"rmlp_small_rw_224"}
@@ -240,15 +280,16 @@ def _maxvit_of_timm() -> dict[str, Recipe]:
     tuned = replace(whole, lr=5e-5, batch=512, epochs=30, warm_up=0, first=None, last=1e-6, decay=1e-8, classes=1000)
     for size, crop in ((224, 0.95), (384, "squash")):
         ours = replace(tuned, tag=f"{name}_{size}_fused.sw_in12k_ft_in1k", size=size, crop=crop, weights=start)
+        ours = replace(ours, head=Head(("recipe",), no_score="its top-1 is not verified"))
         rows[f"{name}_{size}_fused_ft"] = ours
     return rows
 
 
 def _shvit() -> dict[str, Recipe]:
     usual = Recipe("", lr=4e-3, batch=2048, epochs=310, cool_down=10, clip=("agc", 0.02), copies=3)
+    usual = replace(usual, head=Head(("interpolation",), ("averaged weights", "so none are kept")))
     decays = {"s1": 0.025, "s2": 0.032, "s3": 0.035, "s4": 0.03}
     rows = {f"shvit_{key}_fused": replace(usual, tag=f"shvit_{key}_fused.in1k", decay=x) for key, x in decays.items()}
-    rows["shvit_s1_fused"] = replace(rows["shvit_s1_fused"], open=True)
     rows["shvit_s4_fused"] = replace(rows["shvit_s4_fused"], size=256)
     return rows
 
@@ -310,27 +351,69 @@ def test_a_name_says_what_is_trained(name: str) -> None:
 # --- their heads ---
 
 
+def head_of(name: str) -> list[str]:
+    """The comment that a leaf begins with, one entry a line; a command on two lines is one entry."""
+    text = find_config(name).read_text(encoding="utf-8").replace(" \\\n#    ", "")
+    lines = text.splitlines()
+    return lines[: next(place for place, line in enumerate(lines) if not line.startswith("#"))]
+
+
+def notes_of(name: str) -> list[str]:
+    """The sentences that follow the command."""
+    text = " ".join(line.removeprefix("# ") for line in head_of(name)[3:])
+    return re.split(r"(?<=\.) ", text) if text else []
+
+
+def all_notes_of(name: str) -> list[str]:
+    """The sentences of a leaf, and of the one that they refer to."""
+    own = notes_of(name)
+    found = re.search(r"See (\w+) for what is ", " ".join(own))
+    return [*own, *(notes_of(f"{name.rpartition('/')[0]}/{found[1]}") if found else [])]
+
+
+UNKNOWN = r"not (given|verified)|no recipe"
+TAKEN = UNKNOWN + r"|values are taken|are those of|are usual ones"
+
+
+def names(sentence: str, value: str) -> bool:
+    return re.search(rf"\b{re.escape(value)}\b", sentence, re.IGNORECASE) is not None
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_head_says_source_score_size_batch_and_command(name: str) -> None:
-    row, lines = RECIPES[name], find_config(name).read_text(encoding="utf-8").splitlines()
-    assert len(lines) < 30
+    row, lines = RECIPES[name], head_of(name)
+    assert len(find_config(name).read_text(encoding="utf-8").splitlines()) < 30
     card = CARDS[name.split("/")[1]]
     top1 = (card["models"].get(row.tag) or {}).get("top1")
     assert f"arXiv {card['paper']['arxiv']}" in lines[0]
-    assert f": {top1} % top-1 as published (" in lines[0] if top1 else "no top-1 is published" in lines[0]
+    assert (f": {top1} % top-1 as published (" if top1 else f": {row.head.no_score} (") in lines[0]
     assert f" at {row.size}:" in lines[0]
     assert f", {counts()[row.tag] / 1e6:.1f} M parameters." in lines[0]
     assert lines[1].startswith(f"# Total batch {row.batch}: {GPUS} processes x ")
     command = f"torchrun --nproc-per-node {GPUS} tools/train.py {name} --launcher pytorch"
-    assert re.fullmatch(rf"#   {re.escape(command)}( --amp (fp16|bf16)| \\)?", lines[2])
+    compiled = " --compile" if row.head.compiled else ""
+    assert re.fullmatch(rf"#   {re.escape(command)}( --amp (fp16|bf16))?{compiled}", lines[2])
 
 
-@pytest.mark.parametrize("name", [name for name, row in RECIPES.items() if row.open])
-def test_a_head_says_what_the_specification_leaves_open(name: str) -> None:
-    lines = find_config(name).read_text(encoding="utf-8").splitlines()
-    notes = " ".join(line for line in lines[3:] if line.startswith("# "))
-    told = r"not given|not verified|not say|no recipe|See \w+ for what|MaxViT-T alone|script|those of the training"
-    assert re.search(told, notes), notes
+@pytest.mark.parametrize("name", [name for name, row in RECIPES.items() if row.head.open])
+def test_a_head_names_each_value_that_the_specification_leaves_open(name: str) -> None:
+    said = [sentence for sentence in all_notes_of(name) if re.search(TAKEN, sentence)]
+    missing = [value for value in RECIPES[name].head.open if not any(names(sentence, value) for sentence in said)]
+    assert not missing, said
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_head_calls_nothing_open_that_the_specification_gives(name: str) -> None:
+    said = [sentence for sentence in notes_of(name) if re.search(UNKNOWN, sentence)]
+    opened = RECIPES[name].head.open
+    wrong = [text for text in said if not any(names(text, value) for value in opened)]
+    assert all(opened and text.startswith("See ") for text in wrong), wrong
+
+
+@pytest.mark.parametrize("name", [name for name, row in RECIPES.items() if row.head.tells])
+def test_a_head_tells_what_the_recipe_leaves_out(name: str) -> None:
+    notes = " ".join(all_notes_of(name))
+    assert not [fact for fact in RECIPES[name].head.tells if fact not in notes], notes
 
 
 # --- what they do ---
@@ -419,7 +502,7 @@ def test_a_recipe_is_what_the_specification_says(family: str) -> None:
         if "_tf_" in name and isinstance(crop, float):  # given as a share that has no short decimal form
             crop = crop_of(config)[1]
             assert math.floor(row.size / float(crop)) == row.size + 32
-        expected = replace(row, tag=tag, crop=crop, open=False)
+        expected = replace(row, tag=tag, crop=crop, head=Head())
         found = {key: plain(value) for key, value in asdict(recipe_of(config)).items()}
         assert found == {key: plain(value) for key, value in asdict(expected).items()}, name
         assert config.model.model_name.split(".")[0] == row.tag.split(".")[0]

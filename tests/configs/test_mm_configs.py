@@ -121,7 +121,8 @@ SPLIT = re.compile(
     r"(?P<head>[^_]+)(?:_(?P<variant>\w+?))?(?:_(?P<neck>fpn|mapper))?_(?P<length>1x|3x|12e|40k|80k|160k)"
 )
 NAMES = [name for name in config_names() if name.startswith(("coco/", "ade20k/"))]
-DEMOS = [name for name in config_names() if name.startswith("demo/") and not name.startswith("demo/van")]
+CLASSIFIERS = ("imagenet/", "demo/van", "demo/family")
+DEMOS = [name for name in config_names() if name.startswith("demo/") and not name.startswith(CLASSIFIERS)]
 WHOLE = [name for name in NAMES if "_base_/models" in find_config(name).read_text()]  # the others inherit one of these
 QUICK = [name for name in WHOLE if name.count("/") == 1 or "/shvit/" in name or "/upernet_" in name]
 DATA = {re.search("_base_/datasets/(.*).py", find_config(name).read_text())[1]: name for name in WHOLE}
@@ -173,7 +174,7 @@ def test_every_family_has_the_four_usual_heads(family: str) -> None:
 
 
 def test_no_config_is_left_out_of_these_tests() -> None:
-    classifiers = [name for name in config_names() if name.startswith(("imagenet/", "demo/van"))]
+    classifiers = [name for name in config_names() if name.startswith(CLASSIFIERS)]
     assert sorted([*NAMES, *DEMOS, *classifiers]) == sorted(config_names())
     assert all("backbone" in read(name).model for name in (*NAMES, *DEMOS))
 

@@ -7,7 +7,10 @@ from vertebra.backbones._errors import UserError
 from vertebra.engine.classifier import TimmClassifier
 from vertebra.engine.config import change, check_model, config_names, find_config, read_config, use_data
 
-CLASSIFIERS = ["imagenet/evaluation", *(name for name in config_names() if name.startswith("demo/van"))]
+CLASSIFIERS = [
+    "imagenet/evaluation",
+    *(name for name in config_names() if name.startswith(("demo/van", "demo/family"))),
+]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

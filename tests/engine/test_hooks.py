@@ -170,9 +170,18 @@ def unreadable(limit: int) -> tuple[UnreadableImagesHook, Any, list[str]]:
     said: list[str] = []
     loader = SimpleNamespace(dataset=SimpleNamespace(filename=lambda index: f"{index}.png"))
     runner: Any = SimpleNamespace(
-        train_dataloader=loader, val_dataloader=loader, logger=SimpleNamespace(warning=said.append)
+        iter=0, train_dataloader=loader, val_dataloader=loader, logger=SimpleNamespace(warning=said.append)
     )
     return UnreadableImagesHook(limit), runner, said
+
+
+def test_a_run_of_steps_puts_together_what_its_processes_found_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    hook, runner, said = unreadable(limit=2)
+    monkeypatch.setattr("vertebra.engine.hooks.all_gather_object", lambda found: [found, [7]])
+    runner.train_loop = None  # as a loop that counts no epochs
+    for runner.iter in (498, 499):
+        hook.after_train_iter(runner, 0, {"unreadable": torch.tensor([-1])})
+        assert any("image 7.png cannot be read" in line for line in said) == (runner.iter == 499)
 
 
 def test_each_unreadable_image_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,12 @@ import torch
 import vertebra.engine  # noqa: F401  registers the constructor
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from timm.models import model_parameters
 from timm.utils import dispatch_clip_grad
 from vertebra.backbones._errors import UserError
 from vertebra.engine.classifier import TimmClassifier
+from vertebra.engine.optim import TimmParamGroups
 
 SMALL: dict[str, Any] = {"model_name": "van_b0", "num_classes": 3, "depths": (1, 1, 1, 1)}
 ON_CPU = {"type": "AnyDeviceAmpOptimWrapper", "dtype": "bfloat16", "device": "cpu"}
@@ -190,3 +192,27 @@ def test_adaptive_clipping_waits_until_gradients_have_accumulated() -> None:
 def test_an_unknown_kind_of_clipping_is_refused(clipping: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         groups(clip_grad=clipping)
+
+
+class StrategysOwn:
+    """As DeepSpeed's wrapper in mmengine: it takes an optimizer, and no other argument."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+
+def test_a_strategys_own_wrapper_gets_the_groups_and_no_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIM_WRAPPERS._module_dict, "StrategysOwn", StrategysOwn)
+    given = dict(type="StrategysOwn", optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05))
+    model = TimmClassifier("van_b0", num_classes=4, depths=(1, 1, 1, 1))
+    assert {group["weight_decay"] for group in TimmParamGroups(given)(model).optimizer.param_groups} == {0.0, 0.05}
+    with pytest.raises(UserError, match="StrategysOwn takes no clip_grad"):
+        TimmParamGroups({**given, "clip_grad": dict(max_norm=1.0)})(model)
+
+
+def test_shards_that_do_not_show_what_decays_are_refused() -> None:
+    model = TimmClassifier("van_b0", num_classes=4, depths=(1, 1, 1, 1))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.flatten()
+    with pytest.raises(UserError, match="every parameter is a vector, as in shards of FSDP"):
+        TimmParamGroups(dict(optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05)))(model)

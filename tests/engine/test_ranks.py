@@ -19,7 +19,8 @@ from tool_processes import Started
 from vertebra.backbones._checkpoint import read_checkpoint
 from vertebra.backbones._errors import UserError
 from vertebra.engine import ranks
-from vertebra.engine.stop import StopRequest, grace_seconds
+from vertebra.engine.stop import StopRequest
+from vertebra.engine.watch import ENDED, GONE, Watch, grace_seconds
 
 # --- two processes, or batches that accumulate, are one process with the same total batch ---
 
@@ -52,7 +53,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=["cswin", pytest.param("van", marks=pytest.mark.all)])
 def plain(request: pytest.FixtureRequest, images: Path, tmp_path: Path) -> Path:
     """A config without any draw inside the model, whose loss is smooth enough to be compared to rounding."""
     configs = Path(__file__).parents[2] / "configs"
@@ -156,7 +157,11 @@ def finish(start_together: Callable, tiny: Path, work_dir: Path, expected: dict[
     assert not different, f"{len(different)} of {len(expected)} tensors differ: {different[:5]}"
 
 
-@pytest.mark.parametrize("asked", [(0,), (1,), (0, 1)], ids=["the first", "the second", "both"])
+@pytest.mark.parametrize(
+    "asked",
+    [pytest.param((0,), marks=pytest.mark.all), (1,), pytest.param((0, 1), marks=pytest.mark.all)],
+    ids=["the first", "the second", "both"],
+)
 def test_a_signal_to_any_process_ends_all_after_the_same_step_with_a_checkpoint(
     start_together: Callable, tiny: Path, tmp_path: Path, undisturbed: dict, asked: tuple[int, ...]
 ) -> None:
@@ -173,6 +178,7 @@ def test_a_signal_to_any_process_ends_all_after_the_same_step_with_a_checkpoint(
     finish(start_together, tiny, tmp_path / "stopped", undisturbed)
 
 
+@pytest.mark.all
 def test_a_second_signal_of_a_launcher_does_not_keep_the_run_from_saving(
     start_together: Callable, tiny: Path, tmp_path: Path
 ) -> None:
@@ -187,13 +193,46 @@ def test_a_second_signal_of_a_launcher_does_not_keep_the_run_from_saving(
     assert "is saved, and --resume carries on" in processes[0].said
 
 
-def test_a_signal_within_an_evaluation_ends_it_for_all(start_together: Callable, tiny: Path, tmp_path: Path) -> None:
-    slow = (*HALF, "train_cfg.val_interval=1", "val_dataloader.batch_size=1")
-    processes = start_together(2, "train", tiny, "--work-dir", "stopped", *slow)
-    processes[0].wait_until(lambda: "epoch 1/4" in processes[0].said)
+@pytest.fixture
+def evaluating(tiny: Path, tmp_path: Path) -> Path:
+    """The tiny config with evaluations of three seconds in each of two processes, after every epoch."""
+    path = tmp_path / "evaluating.py"
+    path.write_text(EVALUATING.replace("{tiny}", str(tiny)))
+    return path
+
+
+EVALUATING = """
+_base_ = "{tiny}"
+custom_imports = dict(imports=["vertebra.engine", "slow_evaluation"])
+custom_hooks = [dict(type="SlowEvaluationHook")]
+train_cfg = dict(val_interval=1)
+train_dataloader = dict(batch_size=4)
+val_dataloader = dict(batch_size=1)
+"""
+
+
+def test_a_signal_within_an_evaluation_ends_it_for_all(
+    start_together: Callable, evaluating: Path, tmp_path: Path
+) -> None:
+    processes = start_together(2, "train", evaluating, "--work-dir", "stopped")
+    processes[0].wait_until(lambda: "evaluating" in processes[0].said)
     processes[1].send_to_all(signal.SIGTERM)
     assert [process.wait().code for process in processes] == [143, 143]
-    assert "is saved, and --resume carries on" in processes[0].said.splitlines()[-1]
+    assert "stopped/epoch_1.pth is saved, and --resume carries on" in processes[0].said.splitlines()[-1]
+    assert "evaluated" not in processes[0].said
+
+
+@pytest.mark.all
+def test_a_process_that_is_killed_within_an_evaluation_ends_the_others(
+    start_together: Callable, evaluating: Path
+) -> None:
+    """No collective call is in progress there that could fail."""
+    soon = {"VERTEBRA_PEER_SECONDS": "4"}
+    processes = start_together(2, "train", evaluating, "--work-dir", "killed", variables=soon)
+    processes[0].wait_until(lambda: "evaluating" in processes[0].said)
+    processes[1].kill()
+    assert processes[0].wait(60).code == 2
+    assert "another process of this run is gone (nothing was heard of process 1" in processes[0].said
 
 
 def test_a_killed_process_ends_the_others_with_a_sentence_and_the_run_goes_on_from_its_checkpoint(
@@ -225,6 +264,7 @@ def test_a_process_that_waits_in_vain_ends_after_the_time_of_grace(
     assert "its step has not ended within 1 s" in processes[0].said
 
 
+@pytest.mark.all
 def test_a_full_disk_at_the_end_ends_all_and_keeps_the_older_checkpoint(
     start_together: Callable, tiny: Path, tmp_path: Path
 ) -> None:
@@ -405,6 +445,64 @@ def test_the_end_that_is_proposed_is_one_that_no_process_can_have_passed(
     due = [place for place in range(step, end + group + 1) if other.due(place, group)]
     assert due[0] == end
     assert other.signum == signal.SIGTERM
+
+
+def test_who_hears_of_the_end_from_another_process_only_leaves_with_its_signal(
+    agreements: list[ranks.Agreement],
+) -> None:
+    asked, other = StopRequest(), StopRequest()
+    asked.agreement, other.agreement = agreements
+    asked.signum = signal.SIGTERM
+    assert asked.asked(4)
+    asked.leave_evaluation()
+    assert not other.all_have_evaluated(4)
+    assert other.signum == signal.SIGTERM
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Watch, list[int]]]]:
+    """`watch(store)` watches as the first of two processes, and gives the codes with which it would have left."""
+    monkeypatch.setenv("VERTEBRA_PEER_SECONDS", "0.4")
+    monkeypatch.setenv("VERTEBRA_GRACE_SECONDS", "0.3")
+    started: list[Watch] = []
+
+    def begin(store: dist.Store) -> tuple[Watch, list[int]]:
+        codes: list[int] = []
+        started.append(Watch(store, 0, 2, codes.append))
+        started[-1].start()
+        return started[-1], codes
+
+    yield begin
+    for each in started:
+        each.end(ENDED)
+
+
+def test_a_process_of_which_nothing_is_heard_is_missed(
+    watch: Callable[..., tuple[Watch, list[int]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, codes = watch(dist.HashStore())
+    time.sleep(1)
+    assert 2 in codes
+    assert "nothing was heard of process 1" in capsys.readouterr().err
+
+
+def test_a_process_that_has_ended_well_is_not_missed(watch: Callable[..., tuple[Watch, list[int]]]) -> None:
+    store = dist.HashStore()
+    store.set("alive 1", ENDED)
+    _, codes = watch(store)
+    time.sleep(1)
+    assert codes == []
+
+
+def test_no_process_is_missed_while_this_one_saves(watch: Callable[..., tuple[Watch, list[int]]]) -> None:
+    store = dist.HashStore()
+    store.set("alive 1", GONE)
+    watching, codes = watch(store)
+    with watching.patience(saving=True):
+        time.sleep(1)
+        assert codes == []
+    time.sleep(0.5)
+    assert codes
 
 
 def test_an_error_of_ones_own_is_not_blamed_on_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:

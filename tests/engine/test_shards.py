@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -270,3 +271,21 @@ def test_ranks_without_a_validation_image_neither_hang_nor_count(start_together:
     (log,) = tmp_path.glob("wd/*/vis_data/scalars.json")
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert [row["images"] for row in rows if "top1" in row] == [2, 2]
+
+
+@pytest.mark.all
+def test_a_stream_that_is_resumed_begins_its_epoch_again_and_says_so(start: Callable, tmp_path: Path) -> None:
+    root = write_shards(tmp_path / "shards")
+    (tmp_path / "run.py").write_text(RUN.format(root=str(root)))
+    argv = ["run.py", "--work-dir", "wd", "--device", "cpu"]
+    long = ["train_cfg.max_epochs=200", "train_cfg.val_interval=200", "default_hooks.logger.interval=1"]
+    tool = start("train", *argv, "--cfg-options", *long)
+    tool.wait_until(
+        lambda: sum(path.read_text().count("loss") for path in tmp_path.glob("wd/*/vis_data/scalars.json")) > 11
+    )
+    tool.send(signal.SIGTERM)
+    tool.wait()
+    assert list(tmp_path.glob("wd/iter_*.pth")), f"the signal did not come into an epoch: {tool.said}"
+    again = start("train", *argv, "--resume", "--cfg-options", "train_cfg.max_epochs=12").wait()
+    assert again.code == 0, again.said
+    assert "in the middle of an epoch that cannot be continued (a stream" in again.said

@@ -178,3 +178,34 @@ def test_another_batch_size_goes_on_at_the_end_of_the_saved_epoch(run: Callable,
     assert longer.code == 0, longer.said
     assert "3 epochs, 12 steps" in longer.said
     assert read_checkpoint(tmp_path / "wd/epoch_3.pth")["meta"]["iter"] == 12
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(run: Callable, tiny: Path, tmp_path: Path) -> None:
+    keep = ["default_hooks.checkpoint.max_keep_ckpts=2", "default_hooks.checkpoint.save_best=top1"]
+    short = ["--cfg-options", *keep, "train_cfg.val_interval=1", "train_cfg.max_epochs=3"]
+    done = run("train", tiny, "--work-dir", "kept", *short)
+    assert done.code == 0, done.said
+    assert sorted(path.name for path in tmp_path.glob("kept/epoch_*.pth")) == ["epoch_2.pth", "epoch_3.pth"]
+    assert len(list(tmp_path.glob("kept/best_top1_epoch_*.pth"))) == 1
+    done = run("train", tiny, "--work-dir", "kept", "--resume", *short[:-1], "train_cfg.max_epochs=4")
+    assert done.code == 0, done.said
+    assert sorted(path.name for path in tmp_path.glob("kept/epoch_*.pth")) == ["epoch_3.pth", "epoch_4.pth"]
+    assert len(list(tmp_path.glob("kept/best_top1_epoch_*.pth"))) == 1
+
+
+@pytest.mark.all
+def test_a_killed_run_in_fp16_goes_on_with_its_loss_scale(
+    start: Callable, run: Callable, tiny: Path, tmp_path: Path
+) -> None:
+    """The scale is halved by the first steps, whose gradients overflow, and is part of what they are divided by."""
+    done = run("train", tiny, "--work-dir", "alone", "--amp", "fp16")
+    assert done.code == 0, done.said
+    tool = start("train", tiny, "--work-dir", "killed", "--amp", "fp16", slow_disk=0.3)
+    tool.wait_until((tmp_path / "killed/epoch_2.pth").exists)
+    tool.kill()
+    done = run("train", tiny, "--work-dir", "killed", "--amp", "fp16", "--resume")
+    assert done.code == 0, done.said
+    scales = [read_checkpoint(tmp_path / folder / LAST)["optimizer"]["loss_scaler"] for folder in ("alone", "killed")]
+    assert scales[0] == scales[1]
+    assert scales[0]["_growth_tracker"] > 0
+    assert_same_bits(tmp_path / "killed", final_state(tmp_path / "alone"))

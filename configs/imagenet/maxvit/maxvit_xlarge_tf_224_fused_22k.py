@@ -2,7 +2,7 @@
 # Total batch 4096: 8 processes x 16 x 32 accumulated. On 8 GPUs:
 #   torchrun --nproc-per-node 8 tools/train.py imagenet/maxvit/maxvit_xlarge_tf_224_fused_22k --launcher pytorch \
 #     --amp bf16
-# See maxvit_base_tf_224_fused_22k for what is not verified. Drop path as MaxViT-L's.
+# See maxvit_base_tf_224_fused_22k for what is not verified. Its drop path is not given: MaxViT-L's is taken.
 _base_ = ["maxvit_base_tf_224_fused_22k.py"]
 model = dict(model_name="maxvit_xlarge_tf_224_fused.in21k", drop_path_rate=0.6)
 train_dataloader = dict(batch_size=16)

@@ -9,7 +9,7 @@ _base_ = [
     "../../_base_/runtime/imagenet.py",
 ]
 model = dict(model_name="van_b4.in22k", num_classes=21841, drop_path_rate=0.1)
-train_dataloader = dict(batch_size=64)
+train_dataloader = dict(dataset=dict(transform=dict(interpolation="bicubic")), batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=4e-3), accumulative_counts=16)
 auto_scale_lr = dict(base_batch_size=8192)
 param_scheduler = [

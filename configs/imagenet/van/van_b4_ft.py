@@ -1,7 +1,7 @@
 # VAN-B4 from ImageNet-22K at 224: 85.7 % top-1 as published (arXiv 2202.09741, Table 8), 60.3 M parameters.
 # Total batch 512: 8 processes x 32 x 2 accumulated. On 8 GPUs:
 #   torchrun --nproc-per-node 8 tools/train.py imagenet/van/van_b4_ft --launcher pytorch
-# The authors took 16 GPUs x 32. The last rate is their script's own.
+# The authors took 16 GPUs x 32. Last rate, RandAugment and erasing are those of their ImageNet-1K script.
 _base_ = [
     "../../_base_/models/classifier_regularised.py",
     "../../_base_/datasets/imagenet.py",

@@ -1,5 +1,6 @@
 # VAN-B6 from ImageNet-22K at 384: 87.8 % top-1 as published (arXiv 2202.09741, Table 8), 199.8 M parameters.
 # Total batch 512: 8 processes x 16 x 4 accumulated. On 8 GPUs:
 #   torchrun --nproc-per-node 8 tools/train.py imagenet/van/van_b6_384_ft --launcher pytorch
+# See van_b4_ft for what is not given.
 _base_ = ["van_b4_384_ft.py"]
 model = dict(model_name="van_b6.in22k_ft_in1k_384", weights="van_b6.in22k", drop_path_rate=0.3)
