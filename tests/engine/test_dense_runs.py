@@ -54,7 +54,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=[DETECTOR, SEGMENTER], ids=["epochs of a detector", "steps of a segmenter"])
+@pytest.fixture(
+    params=[
+        pytest.param(DETECTOR, id="epochs of a detector"),
+        pytest.param(SEGMENTER, id="steps of a segmenter", marks=pytest.mark.all),
+    ]
+)
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Twelve steps, with a checkpoint every four: in the middle of the detector's epochs of six."""
     file = tmp_path / "dense.py"
