@@ -265,8 +265,8 @@ def _maxvit_of_timm() -> dict[str, Recipe]:
     usual = Recipe("", clip=("norm", 1.0), ema=0.9999, crop=0.95, size=256, interpolation="random")
     usual = replace(usual, head=Head(("recipe",)))
     drops = {"pico": 0.1, "nano": 0.1, "tiny": 0.2, "small": 0.3}
-    trained = {"nano_rw_256", "tiny_rw_224", "rmlp_pico_rw_256", "rmlp_nano_rw_256", "rmlp_tiny_rw_256"}
-    trained |= {"rmlp_small_rw_224"}
+    trained = ["nano_rw_256", "tiny_rw_224", "rmlp_pico_rw_256", "rmlp_nano_rw_256", "rmlp_tiny_rw_256"]
+    trained += ["rmlp_small_rw_224"]
     rows = {}
     for key in (*trained, "pico_rw_256", "tiny_rw_256", "tiny_pm_256", "rmlp_small_rw_256"):
         tag = f"maxvit_{key}_fused." + ("sw_in1k" if key in trained else "untrained")
