@@ -118,7 +118,9 @@ def naming_lost_peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise lost_because(error) if a_peer_is_gone(error) else error from error
+        if a_peer_is_gone(error):
+            raise lost_because(error) from error
+        raise
 
 
 class Agreement:

@@ -21,6 +21,9 @@ from ..backbones._errors import UserError
 _GRACE, _GRACE_SECONDS = "VERTEBRA_GRACE_SECONDS", 20.0
 _SILENCE, _SILENCE_SECONDS = "VERTEBRA_PEER_SECONDS", 60.0
 ENDED, GONE = "ended", "gone"
+_NEIGHBOURS = (
+    8  # to whom a process listens: all to all would be too many questions in large jobs, and one missed is enough
+)
 
 
 def seconds_of(variable: str, usual: float) -> float:
@@ -55,7 +58,8 @@ class Watch(threading.Thread):
         self.store, self.rank, self.leave = store.clone(), rank, leave
         self.grace, self.silence = grace_seconds(), seconds_of(_SILENCE, _SILENCE_SECONDS)
         self.beat = min(self.silence / 4, 5.0)
-        self.others = {other: ("", time.monotonic()) for other in range(count) if other != rank}
+        neighbours = [(rank + place) % count for place in range(1, min(count, _NEIGHBOURS + 1))]
+        self.others = {other: ("", time.monotonic()) for other in neighbours}
         self.beats, self.busy, self.saving = 0, 0, 0
         self.signum, self.until = 0, float("inf")
         self.ours, self.theirs = socket.socketpair()

@@ -486,6 +486,13 @@ def test_a_process_of_which_nothing_is_heard_is_missed(
     assert "nothing was heard of process 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("count", "rank", "others"), [(2, 1, [0]), (3, 1, [0, 2]), (20, 15, [0, 1, 2, 3, 16, 17, 18, 19])], ids=str
+)
+def test_a_process_listens_to_few_others_and_never_to_itself(count: int, rank: int, others: list[int]) -> None:
+    assert sorted(Watch(dist.HashStore(), rank, count).others) == others
+
+
 def test_a_process_that_has_ended_well_is_not_missed(watch: Callable[..., tuple[Watch, list[int]]]) -> None:
     store = dist.HashStore()
     store.set("alive 1", ENDED)
