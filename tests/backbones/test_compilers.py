@@ -39,8 +39,8 @@ def test_gradients_of_single_images_are_those_of_each_alone(small: Build, family
 
 
 @torch.no_grad()
-def test_forward_mode_differentiation_agrees_with_finite_differences(small: Build, family: str) -> None:
-    model, x = small(family, num_classes=3, dtype=torch.float64), torch.randn(1, 3, 64, 64).double()
+def test_forward_mode_differentiation_agrees_with_finite_differences(small: Build, few: str) -> None:
+    model, x = small(few, num_classes=3, dtype=torch.float64), torch.randn(1, 3, 64, 64).double()
     direction = torch.randn_like(x)
     _, tangent = torch.func.jvp(model, (x,), (direction,))
     step = 1e-6
@@ -109,9 +109,9 @@ def test_an_fx_graph_sends_a_gradient_to_every_parameter(small: Build, family: s
 
 
 @torch.no_grad()
-def test_an_fx_graph_can_be_scripted(small: Build, family: str) -> None:
+def test_an_fx_graph_can_be_scripted(small: Build, few: str) -> None:
     with set_scriptable(True):
-        model = small(family)
+        model = small(few)
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(torch.jit.script(traced(model))(x)["logits"], model(x))
 
@@ -119,10 +119,10 @@ def test_an_fx_graph_can_be_scripted(small: Build, family: str) -> None:
 @pytest.mark.parametrize("features_only", [False, pytest.param(True, marks=pytest.mark.all)])
 @torch.no_grad()
 def test_compiling_gives_one_graph_and_a_second_size_at_most_one_more(
-    small: Build, family: str, features_only: bool
+    small: Build, few: str, features_only: bool
 ) -> None:
     torch.compiler.reset()
-    model, counter = small(family, features_only=features_only), CompileCounter()
+    model, counter = small(few, features_only=features_only), CompileCounter()
     compiled = torch.compile(model, backend=counter, fullgraph=True)
     for x in (torch.randn(2, 3, 64, 64), torch.randn(2, 3, 96, 77)):
         torch.testing.assert_close(compiled(x), model(x))

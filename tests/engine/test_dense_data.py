@@ -531,7 +531,7 @@ def test_a_folder_that_holds_no_such_file_is_named(masks: Callable, tmp_path: Pa
 
 def test_each_fault_is_counted_once_and_too_many_end_the_run(told: list[str]) -> None:
     hook = UnreadableImagesHook(limit=2)
-    runner = SimpleNamespace(logger=MMLogger.get_current_instance(), train_dataloader=None)
+    runner = SimpleNamespace(iter=0, logger=MMLogger.get_current_instance(), train_dataloader=None)
 
     def step(*reasons: str, kind: str = "skipped") -> None:
         hook.after_train_iter(runner, 0, {"inputs": [], "data_samples": [{kind: list(reasons)}, {}]})

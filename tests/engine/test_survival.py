@@ -49,7 +49,7 @@ def finish(run: Callable, tiny: Path, work_dir: Path) -> None:
     assert done.code == 0, done.said
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.all)])
 def test_killed_at_random_moments_it_ends_as_the_undisturbed_run(
     start: Callable, run: Callable, tiny: Path, tmp_path: Path, undisturbed: dict, seed: int
 ) -> None:

@@ -23,7 +23,6 @@ LIMITS = {  # GiB at most for one image of 800x1333, float32, two threads: Pytho
     "litv2_small": 1.4,
 }
 SLACK = 1.1
-WORST = ("maxvit_small_tf_224_fused",)  # of those that do not take a minute
 STORED = Path(vertebra.__file__).parent / "results" / "memory.csv"
 
 
@@ -145,8 +144,7 @@ def test_stored_memory_grows_no_faster_than_the_image(name: str) -> None:
     assert large / small <= 4.4  # for 4 times the pixels
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in WORST else pytest.mark.all) for name in LIMITS]
-)
+@pytest.mark.all
+@pytest.mark.parametrize("name", LIMITS)
 def test_detection_image_fits_into_its_memory(name: str) -> None:
     assert measure(name, (800, 1333), threads=2, repeats=0)["peak"] <= SLACK * LIMITS[name]
