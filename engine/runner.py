@@ -105,7 +105,9 @@ class VertebraRunner(Runner):
                 **(model_wrapper_cfg or {}),
             }
             model_wrapper_cfg["device_ids"] = None
-        return super().wrap_model(model_wrapper_cfg, model)
+        with warnings.catch_warnings():  # the newer name is not known to the oldest PyTorch that we run on
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            return super().wrap_model(model_wrapper_cfg, model)
 
     def dump_config(self) -> None:
         """Nothing yet: mmengine writes the config when it builds; a refused run must not replace a good run's."""

@@ -175,6 +175,7 @@ def test_a_signal_to_any_process_ends_all_after_the_same_step_with_a_checkpoint(
     assert time.monotonic() - began < grace_seconds() + 10
     assert "is saved, and --resume carries on" in processes[0].said.splitlines()[-1]
     assert "Traceback" not in processes[0].said + processes[1].said
+    assert "Warning" not in processes[0].said + processes[1].said
     finish(start_together, tiny, tmp_path / "stopped", undisturbed)
 
 
