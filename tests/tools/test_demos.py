@@ -8,8 +8,10 @@ import timm
 import vertebra
 from vertebra.backbones import model_names
 from vertebra.backbones._errors import UserError
+from vertebra.engine.config import change, read_config
 from vertebra.tools import _demos, benchmark
 from vertebra.tools._demos import DEMOS, FAMILIES, SEEDS, Row, measure, table
+from vertebra.tools.train import parse_changes
 
 RESULTS = Path(vertebra.__file__).parent / "results"
 LEARNING = RESULTS / "learning.csv"
@@ -44,6 +46,20 @@ def test_every_family_reached_what_is_asked_within_four_minutes_by_the_command_o
         assert (row["model"], row["options"]) == (demo.model, " ".join(demo.options))
         assert float(row["value"]) >= float(row["aim"]) == demo.aims[row["metric"]] == 0.95
         assert float(row["seconds"]) <= 240
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_demo_keeps_of_its_familys_recipe_what_can_be_scaled_down(family: str) -> None:
+    demo = FAMILIES[family]
+    published, scaled = read_config(f"imagenet/{family}/{demo.model}"), read_config(demo.config)
+    change(scaled, parse_changes(demo.options))
+    theirs, ours = published.optim_wrapper, scaled.optim_wrapper
+    assert ours.optimizer.type == theirs.optimizer.type
+    assert ours.optimizer.weight_decay == theirs.optimizer.weight_decay
+    assert ours.get("paramwise_cfg") == theirs.get("paramwise_cfg")
+    assert ours.clip_grad == theirs.get("clip_grad", {"max_norm": 1.0})
+    assert scaled.model.label_smoothing == published.model.label_smoothing
+    assert [part.type for part in scaled.param_scheduler] == [part.type for part in published.param_scheduler]
 
 
 def test_every_family_has_a_model_that_learns() -> None:
