@@ -44,7 +44,7 @@ def _family(model: str, epochs: int, *options: str) -> Demo:
 
 _SHALLOW = "model.depths=[1,1,2,1]"
 _NARROW = {
-    "l2vit": (_SHALLOW, "model.dims=[64,128,256,512]"),
+    "l2vit": ("model.depths=[1,2,2,2]", "model.dims=[32,64,128,256]"),
     "davit": ("model.depths=[1,1,1,1]", "model.embed_dims=[48,96,192,384]", "model.num_heads=[2,4,8,16]"),
 }
 _PUBLISHED = {  # of the recipes in configs/imagenet, what is not in the demo's
@@ -63,8 +63,8 @@ FAMILIES = {
     "biformer": _family("biformer_tiny", 9, _SHALLOW),
     "transnext": _family("transnext_micro", 9, _SHALLOW),
     "litv2": _family("litv2_small", 9, _SHALLOW, *_PUBLISHED["litv2"]),
-    "cswin": _family("cswin_tiny", 11, _SHALLOW),
-    "l2vit": _family("l2vit_tiny", 10, *_NARROW["l2vit"]),
+    "cswin": _family("cswin_tiny", 16, "model.depths=[1,1,1,1]", "optim_wrapper.optimizer.lr=1e-3"),
+    "l2vit": _family("l2vit_tiny", 20, *_NARROW["l2vit"]),
     "davit": _family("davit_tiny_fused", 10, *_NARROW["davit"]),
     "maxvit": _family("maxvit_pico_rw_256_fused", 8, _SHALLOW),
     "shvit": _family("shvit_s1_fused", 12, _CHANNELS_LAST, *_PUBLISHED["shvit"]),
