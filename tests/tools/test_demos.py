@@ -37,7 +37,6 @@ def test_every_seed_of_every_detector_and_segmenter_reached_what_is_asked_within
         assert float(row["seconds"]) <= 600
 
 
-@pytest.mark.skipif(not LEARNING.exists(), reason="nothing was measured yet: vertebra benchmark demos families")
 def test_every_family_reached_what_is_asked_within_four_minutes_by_the_command_of_today() -> None:
     rows = stored(LEARNING)
     assert {row["demo"] for row in rows} == set(FAMILIES)
