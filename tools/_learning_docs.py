@@ -25,7 +25,7 @@ def rows() -> list[dict[str, str]]:
 def learning() -> str:
     """A Markdown table of results/learning.csv: a row for each family, with what every seed reached."""
     lines = ["| family | model | options | top-1 asked for | reached | seconds |", "|---|---|---|---|---|---|"]
-    for family in dict.fromkeys(row["demo"] for row in rows()):
+    for family in sorted({row["demo"] for row in rows()}):
         own = sorted((row for row in rows() if row["demo"] == family), key=lambda row: int(row["seed"]))
         values = ", ".join(f"{float(row['value']):.1%}" for row in own)
         seconds = ", ".join(f"{float(row['seconds']):.0f}" for row in own)

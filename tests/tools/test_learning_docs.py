@@ -25,8 +25,8 @@ def test_a_family_has_one_line_with_all_its_seeds(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(docs, "LEARNING", tmp_path / "learning.csv")
     lines = docs.learning().splitlines()
     assert lines[2:4] == [
-        "| van | `x` | `a=1` `b=[1,2]` | 95% | 97.2%, 96.0% | 91, 80 |",
         "| shvit | `x` | `a=1` `b=[1,2]` | 95% | 95.0% | 60 |",
+        "| van | `x` | `a=1` `b=[1,2]` | 95% | 97.2%, 96.0% | 91, 80 |",
     ]
     assert lines[-1] == "Measured on x, x threads; torch x, commit x, x."
 
