@@ -11,6 +11,8 @@ import pickle
 import re
 import sys
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} holds a {type(checkpoint).__name__}; a dictionary of weights is what can be loaded"
         )
     return checkpoint
+
+
+def check_archive(path: str | Path) -> None:
+    """Compare every byte of a file that `torch.save` wrote with the sums in it, which `torch.load` leaves unread.
+
+    Raises:
+        UserError: bytes were changed after it was written.
+    """
+    path = check_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, zlib.error):  # another format, or no end: reading it says what it is
+        return
+    if damaged:
+        raise DamagedFile(f"checkpoint {path} is damaged: the bytes of {damaged} are not those that were written")
 
 
 def in_words(said: str, otherwise: str) -> str:

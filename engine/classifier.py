@@ -24,7 +24,7 @@ from ..backbones._names import check_model_name
 from .data import NO_TARGET
 
 DIVERGED = (
-    "the loss is {loss}: training has diverged; lower the learning rate (optim_wrapper.optimizer.lr), or take "
+    "{what}: training has diverged; lower the learning rate (optim_wrapper.optimizer.lr), or take "
     "--amp bf16 for fp16; checkpoints saved before stay as they are, and --resume --nan-guard names the module that "
     "begins it"
 )
@@ -174,7 +174,7 @@ class TimmClassifier(BaseModel):
         mean = loss.detach().clone()
         all_reduce(mean, op="mean")
         if not math.isfinite(mean.item()):
-            raise UserError(DIVERGED.format(loss=mean.item()))
+            raise UserError(DIVERGED.format(what=f"the loss is {mean.item()}"))
         return loss, {**log, "loss": mean}
 
 

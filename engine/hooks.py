@@ -79,7 +79,7 @@ class ProgressHook(Hook):
         self.images += len(data_batch["inputs"]) * runner.world_size
         loss = float(outputs["loss"].detach())
         if not math.isfinite(loss):
-            raise UserError(DIVERGED.format(loss=loss))
+            raise UserError(DIVERGED.format(what=f"the loss is {loss}"))
         self.losses += loss
         device = next(runner.model.parameters()).device
         runner.message_hub.update_scalar("train/memory", peak_memory_mb(device))

@@ -1,7 +1,7 @@
 """Optimizers as timm builds them: groups by decay, depth and name, clipping by norm or by AGC, AMP on any device."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from timm.utils.agc import adaptive_clip_grad
 from torch import Tensor, nn
 
 from ..backbones._errors import UserError
+from .classifier import DIVERGED
 
 _CLIPPING = ("norm", "value", "agc")
 _OF_AGC = ("clip_factor", "eps", "norm_type")  # arguments of timm's adaptive_clip_grad
@@ -83,11 +84,14 @@ class TimmParamGroups:
             return OPTIM_WRAPPERS.build(cfg, default_args=dict(optimizer=optimizer))
         cfg["clip_grad"] = dict(self.clip_grad if self.clip_grad and not adaptive else {"max_norm": math.inf})
         wrapper = OPTIM_WRAPPERS.build(cfg, default_args=dict(optimizer=optimizer))
+        scaler = getattr(wrapper, "loss_scaler", None)
         if adaptive:
             head = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None
             exempt = frozenset(map(id, head.parameters())) if isinstance(head, nn.Module) else frozenset()
             wrapper.clip_func = partial(clip_adaptively, exempt=exempt)
             wrapper.clip_grad_kwargs = {key: value for key, value in self.clip_grad.items() if key != "type"}
+        if scaler is None or not scaler.is_enabled():  # a scaled step may overflow: it is skipped, the scale lowered
+            wrapper.clip_func = partial(clip_finite, clip=wrapper.clip_func)
         return wrapper
 
 
@@ -125,6 +129,23 @@ def split_by_name(
         if "decay_mult" in changes:
             part["weight_decay"] = decay * changes["decay_mult"]
     return list(made.values())
+
+
+def clip_finite(params: Sequence[nn.Parameter], clip: Callable[..., Tensor | None], **options: Any) -> Tensor | None:
+    """Clip gradients, and end the run before a step by some that are no numbers, which no checkpoint would survive.
+
+    Args:
+        params: with gradients.
+        clip: of `params`, gives their norm before; None where it has none.
+        options: of `clip`.
+
+    Raises:
+        UserError: the norm is NaN or Inf.
+    """
+    norm = clip(params, **options)
+    if norm is not None and not math.isfinite(norm):
+        raise UserError(DIVERGED.format(what=f"the norm of the gradients is {float(norm)}"))
+    return norm
 
 
 def clip_adaptively(params: Sequence[nn.Parameter], exempt: frozenset[int], **agc: float) -> Tensor:

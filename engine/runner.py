@@ -22,7 +22,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..backbones._checkpoint import load_weights, read_checkpoint
+from ..backbones._checkpoint import check_archive, load_weights, read_checkpoint
 from ..backbones._errors import UserError
 from .atomic import remove_leftovers
 from .data import build_loader, ending_workers, start_worker
@@ -289,6 +289,7 @@ class VertebraRunner(Runner):
         files = checkpoint_files(Path(self.work_dir))
         for path in files:
             try:
+                check_archive(path)
                 read_checkpoint(path)
             except UserError as error:
                 self.logger.warning(f"{error}; trying the one before it")
@@ -346,9 +347,10 @@ class VertebraRunner(Runner):
         self.written.add(Path(filename).resolve())
         self._take_over_seed()
         self._forget_other_folders()
+        step = self.iter
         self._place_in_epoch(filename)
         saved = [schedule.state_dict() for schedule in self.param_schedulers or ()]
-        if [lengths(state) for state in saved] != [lengths(state) for state in fresh]:
+        if self.iter != step or [lengths(state) for state in saved] != [lengths(state) for state in fresh]:
             self._replay_schedule(fresh, start)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
@@ -437,8 +439,8 @@ class VertebraRunner(Runner):
         loop._iter = loop._epoch * len(loop.dataloader)
 
     def _replay_schedule(self, fresh: list[dict[str, Any]], start: list[tuple[float, float | None]]) -> None:
-        """Bring schedules of other lengths than the saved ones to the present step."""
-        self.logger.warning(f"the run has another length now: the learning rate goes on at its step {self.iter}")
+        """Bring schedules to the present step, where the saved ones are of other lengths or of another step."""
+        self.logger.warning(f"the learning rate goes on at step {self.iter} of this run's schedule")
         for group, (rate, initial) in zip(self._lr_groups(), start, strict=True):
             group["lr"] = rate
             if initial is not None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-import torch
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .ranks import several
 
@@ -38,5 +38,5 @@ class SharedStatisticsHook(Hook):
 
 def _statistics(runner: Runner) -> Iterator[Tensor]:
     networks = [runner.model, *(hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook))]
-    for network in networks:
-        yield from (buffer for buffer in network.buffers() if torch.is_floating_point(buffer))
+    for norm in (part for network in networks for part in network.modules() if isinstance(part, _BatchNorm)):
+        yield from (value for value in (norm.running_mean, norm.running_var) if value is not None)

@@ -60,7 +60,7 @@ class Watch(threading.Thread):
         self.beat = min(self.silence / 4, 5.0)
         neighbours = [(rank + place) % count for place in range(1, min(count, _NEIGHBOURS + 1))]
         self.others = {other: ("", time.monotonic()) for other in neighbours}
-        self.beats, self.busy, self.saving = 0, 0, 0
+        self.beats, self.busy, self.saving, self.heard = 0, 0, 0, time.monotonic()
         self.signum, self.until = 0, float("inf")
         self.ours, self.theirs = socket.socketpair()
         self.theirs.setblocking(False)
@@ -123,8 +123,11 @@ class Watch(threading.Thread):
                 word = self.store.get(key).decode() if self.store.check([key]) else ""
                 if word != self.others[other][0]:
                     self.others[other] = (word, now)
-        except RuntimeError:  # the store is gone: the next call of the main thread says so
+        except RuntimeError:  # the store is gone, with its host: the main thread may hear nothing of that over NCCL
+            if now - self.heard > self.silence and not self.saving:
+                self._say(2, self._alone(now - self.heard))
             return
+        self.heard = now
         for other, (word, since) in self.others.items():
             patience = 3 * self.beat if word == GONE else self.silence
             if word != ENDED and now - since > patience and not self.saving:
@@ -137,10 +140,15 @@ class Watch(threading.Thread):
         )
 
     def _missing(self, other: int, seconds: float) -> str:
+        return self._gone(f"nothing was heard of process {other} for {seconds:.0f} s, {_SILENCE}")
+
+    def _alone(self, seconds: float) -> str:
+        return self._gone(f"the one that keeps what all say has not answered for {seconds:.0f} s, {_SILENCE}")
+
+    def _gone(self, sign: str) -> str:
         return (
-            f"process {self.rank} ends because another process of this run is gone (nothing was heard of process "
-            f"{other} for {seconds:.0f} s, {_SILENCE}): what that one said last is the cause; start all of them again "
-            "with --resume, and the run goes on from its newest checkpoint"
+            f"process {self.rank} ends because another process of this run is gone ({sign}): what that one said last "
+            "is the cause; start all of them again with --resume, and the run goes on from its newest checkpoint"
         )
 
     def _say(self, code: int, sentence: str) -> None:

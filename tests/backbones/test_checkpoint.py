@@ -20,7 +20,7 @@ import vertebra.backbones  # noqa: F401  registers the names
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from vertebra.backbones._checkpoint import find_weights, load_weights, read_checkpoint, weights_place
+from vertebra.backbones._checkpoint import check_archive, find_weights, load_weights, read_checkpoint, weights_place
 from vertebra.backbones._errors import UserError
 
 ONE, TWO, THREE = ({"w": torch.full((2,), value)} for value in (1.0, 2.0, 3.0))
@@ -103,6 +103,27 @@ def test_truncated_file_is_named_wherever_it_was_cut(kind: str, tmp_path: Path) 
         path.write_bytes(content[:cut])
         with pytest.raises(UserError, match=f"{path.name} is (truncated or no checkpoint file|refused)"):
             read_checkpoint(path)
+
+
+def test_a_changed_byte_among_the_weights_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": {"weight": torch.full((1000,), 0.5)}}, path)
+    check_archive(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.tensor(0.5).numpy().tobytes() * 10) + 2] ^= 1
+    path.write_bytes(content)
+    read_checkpoint(path)  # which does not notice
+    with pytest.raises(UserError, match=r"a\.pth is damaged: the bytes of .* are not those that were written"):
+        check_archive(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "stream", "safetensors"])
+def test_a_file_that_is_whole_or_no_archive_passes_the_comparison(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(_bytes(kind))
+    check_archive(path)
+    path.write_bytes(_bytes(kind)[:100])
+    check_archive(path)
 
 
 @pytest.mark.parametrize("kind", ["zip", "stream", "safetensors"])

@@ -169,6 +169,19 @@ def test_gradients_are_clipped_by_their_norm(given: dict[str, Any]) -> None:
     assert math.sqrt(sum(part.grad.square().sum().item() for part in model.parameters())) == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.parametrize("given", [None, {"max_norm": 1.0}, {"type": "agc", "clip_factor": 0.02}], ids=str)
+def test_a_gradient_that_is_no_number_ends_the_run_before_the_step(given: dict[str, Any] | None) -> None:
+    model = TimmClassifier(**SMALL)
+    wrapper = build(model, "SGD", clip_grad=given)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.backbone.head.fc.weight.grad[0, 0] = torch.inf
+    with pytest.raises(UserError, match="the norm of the gradients is inf: training has diverged"):
+        wrapper.step()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_adaptive_clipping_waits_until_gradients_have_accumulated() -> None:
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     targets, clipping, found = torch.arange(4) % 3, {"type": "agc", "clip_factor": 0.02}, []

@@ -494,6 +494,27 @@ def test_a_process_listens_to_few_others_and_never_to_itself(count: int, rank: i
     assert sorted(Watch(dist.HashStore(), rank, count).others) == others
 
 
+class GoneStore:
+    """One whose host is gone."""
+
+    def clone(self) -> "GoneStore":
+        """As a store's connection."""
+        return self
+
+    def set(self, key: str, value: str) -> None:
+        """As every call of such a store."""
+        raise RuntimeError("failed to send")
+
+
+def test_a_process_whose_store_is_gone_does_not_wait_for_ever(
+    watch: Callable[..., tuple[Watch, list[int]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, codes = watch(GoneStore())
+    time.sleep(1)
+    assert 2 in codes
+    assert "the one that keeps what all say has not answered" in capsys.readouterr().err
+
+
 def test_a_process_that_has_ended_well_is_not_missed(watch: Callable[..., tuple[Watch, list[int]]]) -> None:
     store = dist.HashStore()
     store.set("alive 1", ENDED)

@@ -273,19 +273,29 @@ def test_ranks_without_a_validation_image_neither_hang_nor_count(start_together:
     assert [row["images"] for row in rows if "top1" in row] == [2, 2]
 
 
+def rates_by_step(work_dir: Path) -> dict[int, float]:
+    """The learning rate of each step as it was logged last."""
+    rows = [json.loads(line) for path in sorted(work_dir.glob("*/vis_data/scalars.json")) for line in path.open()]
+    return {row["step"]: row["lr"] for row in rows if "loss" in row}
+
+
 @pytest.mark.all
 def test_a_stream_that_is_resumed_begins_its_epoch_again_and_says_so(start: Callable, tmp_path: Path) -> None:
     root = write_shards(tmp_path / "shards")
     (tmp_path / "run.py").write_text(RUN.format(root=str(root)))
     argv = ["run.py", "--work-dir", "wd", "--device", "cpu"]
-    long = ["train_cfg.max_epochs=200", "train_cfg.val_interval=200", "default_hooks.logger.interval=1"]
-    tool = start("train", *argv, "--cfg-options", *long)
+    long = ["--cfg-options", "train_cfg.max_epochs=40", "train_cfg.val_interval=40", "default_hooks.logger.interval=1"]
+    whole = start("train", "run.py", "--work-dir", "whole", "--device", "cpu", *long)
+    tool = start("train", *argv, *long)
     tool.wait_until(
         lambda: sum(path.read_text().count("loss") for path in tmp_path.glob("wd/*/vis_data/scalars.json")) > 11
     )
     tool.send(signal.SIGTERM)
     tool.wait()
     assert list(tmp_path.glob("wd/iter_*.pth")), f"the signal did not come into an epoch: {tool.said}"
-    again = start("train", *argv, "--resume", "--cfg-options", "train_cfg.max_epochs=12").wait()
+    again = start("train", *argv, "--resume", *long).wait()
     assert again.code == 0, again.said
+    assert whole.wait().code == 0, whole.said
+    rates = {name: rates_by_step(tmp_path / name) for name in ("whole", "wd")}
+    assert rates["wd"] == rates["whole"], "the schedule goes back to the epoch's beginning too"
     assert "in the middle of an epoch that cannot be continued (a stream" in again.said

@@ -117,18 +117,22 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_a_sentence(
     assert_same_bits(tmp_path / "stopped", undisturbed)
 
 
-def test_a_corrupt_newest_checkpoint_is_passed_over_in_favour_of_the_one_before(
+def test_corrupt_checkpoints_are_passed_over_in_favour_of_the_one_before(
     start: Callable, run: Callable, tiny: Path, tmp_path: Path, undisturbed: dict
 ) -> None:
     tool = start("train", tiny, "--work-dir", "cut", slow_disk=0.5)
     tool.wait_until((tmp_path / "cut/epoch_3.pth").exists)
     tool.kill()
     assert not (tmp_path / "cut/epoch_4.pth").exists()
-    newest = tmp_path / "cut/epoch_3.pth"
-    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    newest, middle = (tmp_path / "cut" / name for name in ("epoch_3.pth", "epoch_2.pth"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    middle.write_bytes(middle.read_bytes()[: middle.stat().st_size // 2])
     done = run("train", tiny, "--work-dir", "cut", "--resume")
     assert done.code == 0, done.said
-    assert "epoch_3.pth is truncated" in done.said
+    assert "epoch_3.pth is damaged" in done.said
+    assert "epoch_2.pth is truncated" in done.said
     assert "trying the one before" in done.said
     assert_same_bits(tmp_path / "cut", undisturbed)
 
