@@ -1,0 +1,171 @@
+"""`vertebra visualize`: every kind is drawn over the picture and listed; what cannot be drawn is one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from vertebra.backbones._errors import UserError
+from vertebra.kernels.window_attention import window_attention
+from vertebra.tools import visualize
+from vertebra.tools._attention_maps import Call
+from vertebra.tools._classifier import Classifier
+from vertebra.tools._inside import KINDS, Inside, choose
+from vertebra.tools._looks import Subject
+from vertebra.tools.visualize import class_index, main, make_subject
+
+FOUR = (1, 1, 1, 1)
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block a stage, and images of 64 x 64 pixels, in models of ours."""
+    monkeypatch.setattr(visualize, "load_classifier", load_shallow)
+
+
+def load_shallow(name: str, checkpoint: str | None, device: torch.device) -> Classifier:
+    labels = ["cat", "dog", "3", "fox"]
+    if name.startswith("test_"):
+        return Classifier(name, timm.create_model(name, num_classes=4).eval(), labels)
+    model = timm.create_model(name, depths=FOUR[: 3 if name.startswith("shvit") else 4], num_classes=4).eval()
+    return Classifier(name, model, labels, changes={"input_size": (3, 64, 64)})
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """400 x 300 pixels of noise."""
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def looks(photo: Path, name: str, *options: str) -> dict[str, dict[str, Any]]:
+    """What results.json says of each picture, by kind and layer."""
+    out = photo.parent / "out"
+    assert main([name, str(photo), "--out", str(out), "--samples", "1", "--device", "cpu", *options]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert {result["picture"] for result in results} == {path.name for path in out.glob("*.png")}
+    for result in results:
+        with Image.open(out / result["picture"]) as picture:
+            assert picture.width == 400
+            assert picture.height > 300  # the caption
+            assert picture.convert("RGB").getpixel((399, picture.height - 1)) == (255, 255, 255)
+        assert result["size"] == [300, 400]
+        assert result["image"] == str(photo)
+    return {f"{result['kind']} {result['layer']}": result for result in results}
+
+
+def test_every_kind_that_a_model_has_is_drawn_and_listed(photo: Path) -> None:
+    found = looks(photo, "biformer_tiny")
+    layers = {kind: [key.split()[1] for key in found if key.startswith(f"{kind} ")] for kind in KINDS}
+    routed = [f"stages.{i}.blocks.0.attn" for i in range(3)]
+    assert layers == {
+        "attention": [*routed, "stages.3.blocks.0.attn"],
+        "routes": routed,
+        "windows": [],
+        "cam": ["stages.3"],
+        "erf": ["stages.3"],
+    }
+    assert len(found["routes stages.1.blocks.0.attn"]["routed"]) == 4
+    assert found["erf stages.3"]["side"] > 0
+    assert found["attention stages.0.blocks.0.attn"]["at"] == [200, 150]
+
+
+def test_windows_of_a_family_and_the_heads_of_one_stage(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = looks(photo, "davit_tiny_fused", "--layer", "stages.1", "--kind", "windows", "attention", "--head", "5")
+    assert set(found) == {"windows stages.1.blocks.0.0.attn", "attention stages.1.blocks.0.0.attn"}
+    assert found["windows stages.1.blocks.0.0.attn"]["windows"] == [[7, 7]]
+    assert found["attention stages.1.blocks.0.0.attn"]["head"] == 5
+    assert "weigh channels and not places: stages.0.blocks.0.1.attn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit3", "test_convnext"])
+def test_any_timm_model_has_grad_cam_and_a_receptive_field(photo: Path, name: str) -> None:
+    found = looks(photo, name, "--class", "fox")
+    assert [result["kind"] for result in found.values()] == ["cam", "erf"]
+    assert next(iter(found.values()))["class"]["index"] == 3
+
+
+@pytest.mark.all
+@pytest.mark.parametrize(
+    "name", ["cswin_tiny", "l2vit_tiny", "litv2_small", "maxvit_pico_rw_256_fused", "shvit_s1_fused", "transnext_micro"]
+)
+def test_attention_of_every_family_is_drawn(photo: Path, name: str) -> None:
+    assert looks(photo, name, "--kind", "attention", "--at", "201,99")
+
+
+REFUSED = {
+    "van_b0 --kind attention": "--kind attention needs an attention .*, and van_b0 has none; it takes cam, erf",
+    "test_resnet --kind windows": "--kind windows needs windows of .*, and test_resnet has none; it takes cam, erf",
+    "shvit_s1_fused --layer stages.9": "--layer stages.9 is none to draw; it takes stages.1.blocks.0.mixer.m, ",
+    "shvit_s1_fused --layer stages.1.blocks --kind cam": "--layer stages.1.blocks is none to draw; it takes stages.0, ",
+    "shvit_s1_fused --head 1": "--head is 1; stages.1.blocks.0.mixer.m has the heads 0 to 0",
+    "van_b0 --at 20,150": "--at is 20,150, which the model does not see; it takes x from ",
+    "van_b0 --at middle": "--at is 'middle'; it takes X,Y in pixels of the picture, 200,150 say",
+    "van_b0 --class bird": "--class is 'bird'; van_b0 takes numbers from 0 to 3, or labels as 'cat'",
+    "van_b0 --samples 0": "--samples is 0; it takes 1 or more",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_cannot_be_drawn_is_one_sentence_and_nothing_is_written(photo: Path, line: str) -> None:
+    name, *options = line.split()
+    with pytest.raises(UserError, match=REFUSED[line]):
+        main([name, str(photo), "--out", str(photo.parent / "out"), "--device", "cpu", *options])
+    assert not (photo.parent / "out").exists()
+
+
+def test_channels_have_no_map_over_the_picture(photo: Path) -> None:
+    options = ["--layer", "stages.0.blocks.0.1", "--kind", "attention"]
+    with pytest.raises(UserError, match="weighs channels and not places, so there is no map to draw"):
+        main(["davit_tiny_fused", str(photo), "--out", str(photo.parent / "out"), *options])
+
+
+def test_a_plain_model_of_timms_is_told_of_ours() -> None:
+    inside = Inside({"attention": {}, "cam": {"stages.3": None}}, [])
+    with pytest.raises(UserError, match="davit_tiny_fused is the same model with more to look at"):
+        choose(inside, "davit_tiny.msft_in1k", ["attention"], None)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all"])
+def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "photo.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"photo\.png cannot be read as an image"):
+        main(["van_b0", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")])
+    with pytest.raises(UserError, match=r"none\.png cannot be read as an image: no such file"):
+        main(["van_b0", str(tmp_path / "none.png"), "--out", str(tmp_path / "out")])
+
+
+def test_the_users_picture_is_not_overwritten(photo: Path) -> None:
+    own = photo.rename(photo.with_name("cam_stages.3.png"))
+    before = own.read_bytes()
+    with pytest.raises(UserError, match="would overwrite"):
+        main(["van_b0", str(own), "--out", str(own.parent), "--kind", "cam"])
+    assert own.read_bytes() == before
+
+
+def test_a_class_is_known_by_its_label_first() -> None:
+    classifier = load_shallow("test_resnet", None, torch.device("cpu"))
+    assert [class_index(classifier, asked) for asked in ("dog", "3", "0", None)] == [1, 2, 0, None]
+
+
+def small_subject(at: str) -> Subject:
+    classifier = load_shallow("test_resnet", None, torch.device("cpu"))
+    return make_subject(classifier, Image.new("RGB", (90, 60)), at)
+
+
+@pytest.mark.parametrize("at", ["44,31", "20,3", "70.5,57"])
+def test_the_token_asked_lies_over_the_place(at: str) -> None:
+    subject = small_subject(at)
+    layer = torch.nn.Identity()
+    call = Call("", "", layer, window_attention, {}, (40, 40), 4)
+    chosen = torch.zeros(40, 40)
+    chosen[subject.token(call)] = 1
+    x, y = (float(side) for side in at.split(","))
+    assert subject.picture.size == (90 * subject.times, 60 * subject.times)
+    assert subject.view.lay(chosen, 4)[int(y * subject.times), int(x * subject.times)] == 1
+    assert subject.at == [x, y]
