@@ -22,7 +22,7 @@ _HASH_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.")  # digits alone a
 
 
 def published_weights(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> dict[str, Any] | None:
-    """The content of a cfg's `file`, or of the file that its `url` names; None where timm loads from the hub.
+    """The content of a cfg's `file`, or of what its `url` names; None where timm loads from the hub or a folder.
 
     Args:
         cfg: of the weights wanted, overlays included.
@@ -33,6 +33,8 @@ def published_weights(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -
             that is damaged is removed from the cache.
     """
     url: Any = cfg.url  # timm allows pairs too, for other loaders
+    if cfg.source == "local-dir":
+        return None
     if cfg.file and not cfg.state_dict:
         return read_checkpoint(cfg.file)
     if not url or cfg.state_dict or cfg.hf_hub_id:

@@ -289,7 +289,7 @@ def build(
     overlay = kwargs.pop("pretrained_cfg_overlay", None)
     cfg = resolve_pretrained_cfg(name, kwargs.pop("pretrained_cfg", None), overlay)
     weights = published_weights(cfg, kwargs.get("cache_dir")) if pretrained else None
-    if pretrained and weights is None and not (cfg.state_dict or cfg.hf_hub_id):
+    if pretrained and weights is None and not (cfg.state_dict or cfg.hf_hub_id or cfg.source == "local-dir"):
         raise UserError(_without_link(cfg))
     convert = checkpoint_filter_fn
     if weights is not None:  # timm copies what its cfg holds, so the cfg gets a token and the filter the file

@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -69,6 +70,14 @@ def need(module: str, extra: str) -> ModuleType:
         raise UserError(f"this needs the package {module!r}, which is not installed ({error}): {line}") from error
     except ImportError as error:
         raise UserError(f"this needs {module!r}, which is installed but cannot be imported: {error}") from error
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`224x320` -> (224, 320), height first; UserError for anything else."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip())
+    if not match:
+        raise UserError(f"{text!r} is not a size; height and width are written as 224x320")
+    return int(match[1]), int(match[2])
 
 
 def versions() -> str:

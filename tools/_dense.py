@@ -1,7 +1,7 @@
 """A detector or segmenter from a config and a checkpoint: what it finds in an image, and a picture of that."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,20 @@ _SHARE = 0.005
 
 
 @dataclass
+class Boxes:
+    """What a detector found, in pixels of the image."""
+
+    corners: Tensor
+    """(N, 4): x0, y0, x1, y1."""
+    scores: Tensor
+    """(N,), from 0 to 1."""
+    labels: Tensor
+    """(N,), the numbers of the classes."""
+    masks: Tensor | np.ndarray | None = None
+    """(N, height, width) of the image, true inside; None for a detector without masks."""
+
+
+@dataclass
 class Dense:
     """A built detector or segmenter in eval mode, the names of its classes, and what prepares an image for it."""
 
@@ -27,6 +41,17 @@ class Dense:
     palette: list[tuple[int, int, int]]
     prepare: Any
     segments: bool
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    """What `prepare` is composed of, as a config has it."""
+
+    def boxes(self, image: Image.Image) -> Boxes:
+        """What a detector finds in an image."""
+        found = self.predict(image).pred_instances.cpu()
+        return Boxes(found.bboxes, found.scores, found.labels, found.masks if "masks" in found else None)
+
+    def classes(self, image: Image.Image) -> Tensor:
+        """The number of each pixel's class (height, width), as a segmenter sees it."""
+        return self.predict(image).pred_sem_seg.data[0].cpu()
 
     @torch.inference_mode()
     def predict(self, image: Image.Image) -> Any:
@@ -44,11 +69,16 @@ class Dense:
         return self.palette[index % len(self.palette)]
 
 
-def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Dense:
+def load_dense_target(config: Any, checkpoint: str | None, device: torch.device) -> Dense:
     """Build the model of a config, and load its weights; names of classes come from the checkpoint, else the data set.
 
+    Args:
+        config: of a detector or segmenter; changed in place.
+        checkpoint: a file; None leaves fresh, random weights.
+        device: where the model is put.
+
     Raises:
-        UserError: no checkpoint, or one that does not fit.
+        UserError: a name in the place of a file, or a checkpoint that does not fit.
     """
     from mmengine.dataset import Compose
     from mmengine.registry import MODELS, init_default_scope
@@ -57,14 +87,14 @@ def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Den
     from vertebra.engine.record import follow_backbone
     from vertebra.engine.slide import complete_slide
 
-    if not Path(checkpoint).suffix:
-        raise UserError(f"a {config.model.type} has no published weights: name a checkpoint file before the images")
-    read = read_checkpoint(checkpoint)
+    if checkpoint is not None and not Path(checkpoint).suffix:
+        raise UserError(f"a {config.model.type} has no published weights: name a checkpoint file")
+    read = read_checkpoint(checkpoint) if checkpoint else {}
     known = described(read)
     scope = config.get("default_scope")
     init_default_scope(scope)
     complete_slide(config.model)
-    follow_backbone(config, known, checkpoint)
+    follow_backbone(config, known, str(checkpoint))
     labels = list(known.get("labels") or names_of_config(config) or ())
     palette = palette_of_config(config, len(labels))
     if known.get("labels"):
@@ -72,10 +102,25 @@ def load_dense_target(config: Any, checkpoint: str, device: torch.device) -> Den
     for part in (config.model.backbone, config.model):
         part.pop("pretrained", None)
     model = MODELS.build(config.model)
-    for sentence in load_dense(model, read, checkpoint, training=False):
+    if checkpoint is None:
+        _init_quietly(model)
+    for sentence in load_dense(model, read, checkpoint, training=False) if checkpoint else ():
         print(sentence)
     steps = steps_for_pixels(config.test_dataloader.dataset, f"{scope}.LoadImageFromNDArray")
-    return Dense(model.to(device).eval(), labels, palette, Compose(steps), segments=scope == "mmseg")
+    return Dense(model.to(device).eval(), labels, palette, Compose(steps), scope == "mmseg", steps)
+
+
+def _init_quietly(model: Any) -> None:
+    """mmengine would tell of every parameter how it was initialised."""
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
 
 
 def steps_for_pixels(dataset: Mapping[str, Any], loader: str) -> list[dict[str, Any]]:
@@ -91,16 +136,18 @@ def steps_for_pixels(dataset: Mapping[str, Any], loader: str) -> list[dict[str, 
     from vertebra.engine.dense_config import walk
 
     pipeline = next((entry["pipeline"] for entry in walk(dataset) if entry.get("pipeline")), ())
-    steps = [dict(step) for step in pipeline if not ("Annotation" in _name(step) and _name(step).startswith("Load"))]
-    place = next((i for i, step in enumerate(steps) if _name(step).startswith("LoadImage")), None)
+    steps = [
+        dict(step) for step in pipeline if not ("Annotation" in step_name(step) and step_name(step).startswith("Load"))
+    ]
+    place = next((i for i, step in enumerate(steps) if step_name(step).startswith("LoadImage")), None)
     if place is None:
-        found = ", ".join(map(_name, steps)) or "no step"
+        found = ", ".join(map(step_name, steps)) or "no step"
         raise UserError(f"the pipeline of test_dataloader's data has {found}; `infer` wants one with LoadImageFromFile")
     steps[place]["type"] = loader
     return steps
 
 
-def _name(step: Mapping[str, Any]) -> str:
+def step_name(step: Mapping[str, Any]) -> str:
     """The type of a step, a class or a string, without what it is registered in: LoadAnnotations."""
     kind = step["type"]
     return kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
@@ -109,22 +156,24 @@ def _name(step: Mapping[str, Any]) -> str:
 # --- what is written ---
 
 
-def boxes_of(dense: Dense, sample: Any, least: float) -> list[dict[str, Any]]:
+def boxes_of(dense: Dense, found: Boxes, least: float) -> list[dict[str, Any]]:
     """Boxes of at least this score, best first: corners in pixels, label, score and COCO's encoding of a mask."""
-    found = sample.pred_instances.cpu()
-    found = found[found.scores >= least]
-    found = found[found.scores.argsort(descending=True)]
-    masks = found.masks if "masks" in found else [None] * len(found)
+    order = found.scores.argsort(descending=True)
+    order = order[found.scores[order] >= least]
     return [
         {
             "box": [round(side, 2) for side in box],
             "label": dense.label(index),
             "index": index,
             "score": round(score, 6),
-            "mask": None if mask is None else _encoded(mask),
+            "mask": None if found.masks is None else _encoded(found.masks[place]),
         }
-        for box, index, score, mask in zip(
-            found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), masks, strict=True
+        for place, box, index, score in zip(
+            order.tolist(),
+            found.corners[order].tolist(),
+            found.labels[order].tolist(),
+            found.scores[order].tolist(),
+            strict=True,
         )
     ]
 

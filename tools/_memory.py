@@ -20,8 +20,8 @@ from pathlib import Path
 
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import check_model_name
+from vertebra.tools._common import parse_size
 from vertebra.tools._results import align, append, check_csv, describe, origin
-from vertebra.tools.export_onnx import parse_size
 
 MODELS = (
     "van_b2",

@@ -32,9 +32,8 @@ from vertebra.backbones._names import check_model_name
 from vertebra.kernels.dispatch import BACKENDS, VARIABLE
 from vertebra.tools import _claims, _data_speed, _demos, _kernels, _memory
 from vertebra.tools._benchmark_worker import Case, Ready, serve, why_not_compiled
-from vertebra.tools._common import make_parser, pick_device, run_tool
+from vertebra.tools._common import make_parser, parse_size, pick_device, run_tool
 from vertebra.tools._results import align, append, check_csv, describe, origin
-from vertebra.tools.export_onnx import parse_size
 
 MODES = ("forward", "training")
 REPEATS, SECONDS = 5, 1.0

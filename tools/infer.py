@@ -19,6 +19,7 @@ from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
 from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier
 from vertebra.tools._common import make_parser, need, pick_device, run_tool
+from vertebra.tools._onnx_infer import is_onnx_target, load_onnx
 from vertebra.tools._pictures import enlarged, find_font
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
     example = "vertebra infer van_b0 work_dirs/demo/epoch_18.pth data/digits/imagenet/val/7 --out predictions"
     parser = make_parser("infer", __doc__, example)
     add = parser.add_argument
-    add("target", metavar="CONFIG|NAME", help="a config, or a timm name")
+    add("target", metavar="CONFIG|NAME|FILE.onnx", help="a config, a timm name, or what export_onnx wrote")
     add(
         "inputs",
         nargs="+",
         metavar="[CHECKPOINT|pretrained] IMAGE|DIR",
-        help="a checkpoint first, then what to predict",
+        help="a checkpoint first (none with FILE.onnx), then what to predict",
     )
     add("--out", required=True, metavar="DIR", help="where pictures and results.json go")
     add("--score-thr", type=float, default=0.3, metavar="S", help="least score of a box (default: 0.3)")
@@ -99,7 +100,8 @@ def upright(image: Image.Image) -> Image.Image:
 @torch.inference_mode()
 def classify(classifier: Classifier, images: Sequence[Image.Image]) -> list[list[dict[str, Any]]]:
     """The five best classes of each image, best first."""
-    transform, device = classifier.transform(), next(classifier.model.parameters()).device
+    transform = classifier.transform()
+    device = next((p.device for p in classifier.model.parameters()), torch.device("cpu"))  # of an ONNX file: none
     batch = torch.stack([transform(image) for image in images]).to(device)
     scores, indices = classifier.model(batch).float().softmax(1).topk(min(_TOP, classifier.model.num_classes))
     return [
@@ -173,11 +175,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not 0 <= args.score_thr <= 1:
         raise UserError(f"--score-thr is {args.score_thr}; a share from 0 to 1 is accepted")
+    onnx = is_onnx_target(args.target)
     checkpoint, inputs = split_inputs(args.inputs)
+    if onnx and inputs != args.inputs:
+        raise UserError(f"{args.target} holds its weights; after it come images and folders, and no {checkpoint}")
     names = picture_names(find_images(inputs))
     paths, out = list(names), Path(args.out)
     refuse_overwriting(names, out)
-    model = load_target(args.target, checkpoint, pick_device(args.device))
+    if onnx:
+        model = load_onnx(args.target, args.device)
+    else:
+        model = load_target(args.target, checkpoint, pick_device(args.device))
     images = read_images(paths)
     if isinstance(model, Classifier):
         results = list(write_classes(model, images, names, out))
@@ -211,16 +219,15 @@ def write_dense(model: "Dense", images: Images, names: Mapping[Path, str], out: 
     from vertebra.tools._dense import boxes_of, draw_boxes, draw_segments, shares_of
 
     for path, image in images:
-        sample = model.predict(image)
         result: dict[str, Any] = {"image": str(path), "size": [image.height, image.width]}
         if model.segments:
-            classes = sample.pred_sem_seg.data[0].cpu()
+            classes = model.classes(image)
             file = Path(names[path]).with_suffix(".classes.png")
             save(draw_segments(model, image, classes), out / names[path])
             save(Image.fromarray(classes.to(torch.uint8).numpy()), out / file)
             result |= {"segmentation": str(file), "labels": shares_of(model, classes)}
         else:
-            result["boxes"] = boxes_of(model, sample, least)
+            result["boxes"] = boxes_of(model, model.boxes(image), least)
             save(draw_boxes(model, image, result["boxes"]), out / names[path])
         yield result
 

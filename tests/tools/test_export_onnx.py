@@ -17,9 +17,12 @@ import vertebra
 from safetensors.torch import save_file
 from torch import nn
 from vertebra.backbones._errors import UserError
-from vertebra.tools import export_onnx
+from vertebra.tools import _export_check, _onnx_graph, export_onnx
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._common import run_tool
+from vertebra.tools._export_check import Report, difference
+from vertebra.tools._export_model import read_metadata
+from vertebra.tools._onnx_export import export
 
 LABELS = ["zero", "one", "two"]
 
@@ -33,11 +36,11 @@ def small() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def exported(small: Classifier, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, export_onnx.Report]:
+def exported(small: Classifier, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """The classifier's file and report; the model stood in training mode before."""
     out = tmp_path_factory.mktemp("export") / "new" / "van.onnx"
     small.model.train()
-    return out, export_onnx.export(small, out)
+    return out, export(small, out)
 
 
 def run(path: Path, images: torch.Tensor) -> list[torch.Tensor]:
@@ -59,7 +62,7 @@ def noise(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (5, 3, 97, 35), (2, 3, 32, 160)])
 def test_answers_as_pytorch_at_sizes_that_nothing_was_traced_or_checked_at(
-    small: Classifier, exported: tuple[Path, export_onnx.Report], shape: tuple[int, ...]
+    small: Classifier, exported: tuple[Path, Report], shape: tuple[int, ...]
 ) -> None:
     images = noise(*shape)
     with torch.inference_mode():
@@ -68,7 +71,7 @@ def test_answers_as_pytorch_at_sizes_that_nothing_was_traced_or_checked_at(
 
 
 def test_reports_the_largest_difference_at_two_sizes_and_two_batch_sizes(
-    exported: tuple[Path, export_onnx.Report],
+    exported: tuple[Path, Report],
 ) -> None:
     out, report = exported
     assert [check.shape for check in report.checks] == [(3, 3, 171, 259), (2, 3, 203, 333)]
@@ -77,13 +80,13 @@ def test_reports_the_largest_difference_at_two_sizes_and_two_batch_sizes(
     assert (report.file, report.data_file, report.outputs) == (out, None, ("logits",))
 
 
-def test_file_is_one_file_with_nothing_beside_it(exported: tuple[Path, export_onnx.Report]) -> None:
+def test_file_is_one_file_with_nothing_beside_it(exported: tuple[Path, Report]) -> None:
     assert list(exported[0].parent.iterdir()) == [exported[0]]
 
 
-def test_file_names_its_model_labels_and_image_preparation(exported: tuple[Path, export_onnx.Report]) -> None:
+def test_file_names_its_model_labels_and_image_preparation(exported: tuple[Path, Report]) -> None:
     session = onnxruntime.InferenceSession(exported[0], providers=["CPUExecutionProvider"])
-    known = export_onnx.read_metadata(session.get_modelmeta().custom_metadata_map)
+    known = read_metadata(session.get_modelmeta().custom_metadata_map)
     assert known == {
         "model_name": "van_b0",
         "task": "classification",
@@ -98,24 +101,26 @@ def test_file_names_its_model_labels_and_image_preparation(exported: tuple[Path,
     }
 
 
-def test_file_says_nothing_of_the_machine_that_wrote_it(exported: tuple[Path, export_onnx.Report]) -> None:
+def test_file_says_nothing_of_the_machine_that_wrote_it(exported: tuple[Path, Report]) -> None:
     content = exported[0].read_bytes()
     assert b".py" not in content
     assert b"stack_trace" not in content
 
 
-def test_file_holds_standard_operators_that_draw_no_numbers(exported: tuple[Path, export_onnx.Report]) -> None:
+def test_file_holds_standard_operators_that_draw_no_numbers(exported: tuple[Path, Report]) -> None:
     nodes = onnx.load(exported[0]).graph.node
     assert {node.domain for node in nodes} <= {"", "ai.onnx"}
     assert not [node.op_type for node in nodes if "Random" in node.op_type or node.op_type == "Dropout"]
 
 
-def test_features_are_the_maps_of_features_only_named_by_stride(small: Classifier, tmp_path: Path) -> None:
-    report = export_onnx.export(small, tmp_path / "maps.onnx", features=True)
+@pytest.mark.all
+def test_features_are_the_maps_of_features_only_named_by_stride(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet")
+    report = export(Classifier("test_resnet", model), tmp_path / "maps.onnx", features=True)
     images = noise(2, 3, 75, 110)
     with torch.inference_mode():
-        maps = small.model.forward_intermediates(images, intermediates_only=True)
-    assert report.outputs == ("stride4", "stride8", "stride16", "stride32")
+        maps = model.eval().forward_intermediates(images, intermediates_only=True)
+    assert report.outputs == ("stride2", "stride4", "stride8", "stride16", "stride32")
     for found, expected in zip(run(tmp_path / "maps.onnx", images), maps, strict=True):
         assert_close(found, expected)
 
@@ -123,35 +128,47 @@ def test_features_are_the_maps_of_features_only_named_by_stride(small: Classifie
 def test_model_of_one_size_needs_static_and_says_so(tmp_path: Path) -> None:
     vit = Classifier("test_vit", timm.create_model("test_vit", num_classes=3))
     with pytest.raises(UserError, match=r"test_vit cannot run on an image of 171x259 .*--static"):
-        export_onnx.export(vit, tmp_path / "vit.onnx")
-    report = export_onnx.export(vit, tmp_path / "vit.onnx", static=(160, 160))
+        export(vit, tmp_path / "vit.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.all
+def test_model_of_one_size_exports_at_that_size(tmp_path: Path) -> None:
+    vit = Classifier("test_vit", timm.create_model("test_vit", num_classes=3))
+    report = export(vit, tmp_path / "vit.onnx", static=(160, 160))
     assert [check.shape for check in report.checks] == [(3, 3, 160, 160), (2, 3, 160, 160)]
     assert "fixed size" in str(report)
 
 
 def test_command_exports_a_checkpoint_and_prints_its_report_alone(
-    small: Classifier, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also on the way: weights too large for one file lie beside it, and an older export is replaced."""
-    meta = {"model_name": "van_b0", "num_classes": 3, "options": {"depths": [1, 1, 1, 1]}, "labels": LABELS}
-    save_file(small.model.state_dict(), tmp_path / "w.safetensors", metadata={"vertebra": json.dumps(meta)})
-    out = tmp_path / "van.onnx"
-    monkeypatch.setattr(export_onnx, "ONE_FILE_LIMIT", 0)
+    model = timm.create_model("test_resnet", num_classes=3)
+    meta = {"model_name": "test_resnet", "num_classes": 3, "labels": LABELS}
+    save_file(model.state_dict(), tmp_path / "w.safetensors", metadata={"vertebra": json.dumps(meta)})
+    out = tmp_path / "m.onnx"
+    monkeypatch.setattr(_onnx_graph, "ONE_FILE_LIMIT", 0)
     checkpoint = str(tmp_path / "w.safetensors")
-    argv = ["van_b0", "--checkpoint", checkpoint, "--out", str(out), "--opset", "18", "--static", "64x96"]
+    argv = ["test_resnet", "--checkpoint", checkpoint, "--out", str(out), "--opset", "18", "--static", "64x96"]
     assert run_tool(export_onnx.main, argv) == 0
     printed, warned = capfd.readouterr()
     assert warned == ""
     assert printed.splitlines()[0].startswith(f"{out} and, as it is too large for one file, {out}.data")
     assert len(printed.splitlines()) == 5
     assert "opset 18" in printed
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["van.onnx", "van.onnx.data", "w.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data", "w.safetensors"]
     images = noise(4, 3, 64, 96)
     with torch.inference_mode():
-        assert_close(run(out, images)[0], small.model.eval()(images))
+        assert_close(run(out, images)[0], model.eval()(images))
 
 
 # ---- what is not exported
+
+
+def older_export() -> bytes:
+    """The smallest file that counts as ONNX."""
+    return onnx.helper.make_model(onnx.helper.make_graph([onnx.NodeProto()], "g", [], [])).SerializeToString()
 
 
 def test_result_that_differs_leaves_no_file_and_the_older_one_as_it_was(
@@ -159,31 +176,30 @@ def test_result_that_differs_leaves_no_file_and_the_older_one_as_it_was(
 ) -> None:
     tiny = Classifier("test_resnet", _Scale(2.0))
     out = tmp_path / "m.onnx"
-    export_onnx.export(tiny, out, static=(32, 32))
+    out.write_bytes(older_export())
     before = out.read_bytes()
-    tiny.model.factor.data *= 2
-    monkeypatch.setattr(export_onnx, "TOLERANCE", -1.0)
+    monkeypatch.setattr(_export_check, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match=r"differs from PyTorch by .* of the output's standard deviation"):
-        export_onnx.export(tiny, out, static=(32, 32))
+        export(tiny, out, static=(32, 32))
     assert list(tmp_path.iterdir()) == [out]
     assert out.read_bytes() == before
 
 
 def test_model_that_draws_random_numbers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"random numbers .*RandomUniform"):
-        export_onnx.export(Classifier("test_resnet", _Noisy(2.0)), tmp_path / "m.onnx", static=(32, 32))
+        export(Classifier("test_resnet", _Noisy(2.0)), tmp_path / "m.onnx", static=(32, 32))
     assert not list(tmp_path.iterdir())
 
 
 def test_full_disk_leaves_the_older_file_and_nothing_else(tmp_path: Path) -> None:
     tiny, out = Classifier("test_resnet", _Scale(2.0)), tmp_path / "m.onnx"
-    out.write_bytes(onnx.helper.make_model(onnx.helper.make_graph([onnx.NodeProto()], "g", [], [])).SerializeToString())
+    out.write_bytes(older_export())
     before = out.read_bytes()
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            export_onnx.export(tiny, out, static=(32, 32))
+            export(tiny, out, static=(32, 32))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -258,21 +274,21 @@ def test_missing_runtime_names_the_line_that_installs_it(
 
 def test_difference_is_measured_in_standard_deviations_of_the_output() -> None:
     expected = torch.tensor([1.0, -1.0] * 50) * 1e-20
-    assert export_onnx.difference(expected + 3e-24, expected) == pytest.approx(3e-4, rel=1e-2)
+    assert difference(expected + 3e-24, expected) == pytest.approx(3e-4, rel=1e-2)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_no_number_is_infinitely_far_from_anything(bad: float) -> None:
     broken = torch.tensor([bad, 1.0])
-    assert export_onnx.difference(broken, torch.ones(2)) == np.inf
-    assert export_onnx.difference(broken, broken) == np.inf
+    assert difference(broken, torch.ones(2)) == np.inf
+    assert difference(broken, broken) == np.inf
 
 
 def test_constant_outputs_are_compared_by_their_size_and_zeros_equal_zeros() -> None:
-    assert export_onnx.difference(torch.zeros(4), torch.zeros(4)) == 0
-    assert export_onnx.difference(torch.full((4,), 5.0 + 1e-6), torch.full((4,), 5.0)) < 1e-4
-    assert export_onnx.difference(torch.full((4,), 5.1), torch.full((4,), 5.0)) > 1e-4
-    assert export_onnx.difference(torch.full((4,), 1e-9), torch.zeros(4)) == np.inf
+    assert difference(torch.zeros(4), torch.zeros(4)) == 0
+    assert difference(torch.full((4,), 5.0 + 1e-6), torch.full((4,), 5.0)) < 1e-4
+    assert difference(torch.full((4,), 5.1), torch.full((4,), 5.0)) > 1e-4
+    assert difference(torch.full((4,), 1e-9), torch.zeros(4)) == np.inf
 
 
 def test_help_ends_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

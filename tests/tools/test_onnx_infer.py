@@ -1,0 +1,296 @@
+"""`vertebra infer FILE.onnx`: the pictures and results of the model that the file was exported from."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from PIL import Image
+from torch import nn
+from torchvision.ops import masks_to_boxes
+from vertebra.tools import infer
+from vertebra.tools._classifier import Classifier
+from vertebra.tools._common import run_tool
+from vertebra.tools._export_model import metadata, to_properties
+from vertebra.tools._onnx_infer import OnnxDense, load_onnx, paste, prepare
+
+RGB = {"channels": "RGB", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+
+
+class Means(nn.Module):
+    """Tells images by their mean colour: (B, 3, H, W) -> (B, 3)."""
+
+    num_classes, pretrained_cfg = 3, {"input_size": (3, 24, 24), "crop_pct": 0.9, "mean": (0.5, 0.4, 0.3)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * x.mean((2, 3))
+
+
+def save(path: Path, properties: dict[str, Any], factor: float = 3.0) -> Path:
+    """`Means`, or anything that a file says of itself, as a graph of two nodes."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "factor"], ["logits"]),
+    ]
+    given = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, "height", "width"])]
+    answer = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])]
+    constants = [onnx.numpy_helper.from_array(np.array([2, 3]), "axes")]
+    constants.append(onnx.numpy_helper.from_array(np.array(factor, np.float32), "factor"))
+    graph = helper.make_graph(nodes, "means", given, answer, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, to_properties(properties))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with three pictures of one colour and a little noise each."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for i, colour in enumerate([(220, 30, 30), (30, 220, 30), (30, 30, 220)]):
+        pixels = np.clip(draw.normal(colour, 20, (40, 60, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+def of_mm(module: str) -> ModuleType:
+    """A module of mmdet or mmseg, which wants mmcv's operators when it is imported."""
+    pytest.importorskip(module.partition(".")[0])
+    import vertebra.engine  # noqa: F401  stands in for them
+
+    return importlib.import_module(module)
+
+
+# ---- classifiers
+
+
+def test_classifier_draws_and_writes_what_pytorch_does_and_needs_no_mm_package(images: Path, tmp_path: Path) -> None:
+    classifier = Classifier("means", Means(), ["red", "green", "blue"])
+    file = save(tmp_path / "means.onnx", metadata(classifier, False, (3, 24, 24)))
+    names = infer.picture_names(infer.find_images([str(images)]))
+    expected = list(infer.write_classes(classifier, infer.read_images(list(names)), names, tmp_path / "pytorch"))
+    code = (
+        "import sys\n"
+        "for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg'): sys.modules[name] = None\n"
+        "from vertebra.tools import infer\n"
+        f"sys.exit(infer.main([{str(file)!r}, {str(images)!r}, '--out', {str(tmp_path / 'onnx')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "onnx/results.json").read_text())
+    assert [entry["classes"][0]["label"] for entry in found] == ["red", "green", "blue"]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours["image"], ours["size"]) == (theirs["image"], theirs["size"])
+        for ours_class, theirs_class in zip(ours["classes"], theirs["classes"], strict=True):
+            assert ours_class["label"] == theirs_class["label"]
+            assert ours_class["score"] == pytest.approx(theirs_class["score"], abs=1e-5)
+        name = Path(ours["image"]).name
+        assert Image.open(tmp_path / "onnx" / name).tobytes() == Image.open(tmp_path / "pytorch" / name).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["gone.onnx", "images"], "gone.onnx does not exist: infer takes a file that `vertebra export_onnx` wrote"),
+        (["text.onnx", "images"], "text.onnx is no ONNX file that ONNX Runtime can run"),
+        (["bare.onnx", "images"], "bare.onnx lacks labels, task in its metadata"),
+        (["part.onnx", "images"], "part.onnx lacks mean, std in its metadata"),
+        (["maps.onnx", "images"], "maps.onnx holds feature maps, which predict nothing: export it without --features"),
+        (["good.onnx", "epoch_1.pth", "images"], "good.onnx holds its weights; after it come images"),
+        (["good.onnx", "pretrained", "images"], "good.onnx holds its weights; after it come images"),
+        (["good.onnx", "gone.png"], "gone.png does not exist"),
+        (["good.onnx", "images", "--device", "mps"], "--device mps: an ONNX file runs on cpu, cuda or cuda:N"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    argv: list[str],
+    sentence: str,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.onnx").write_text("no graph")
+    known = metadata(Classifier("means", Means()), False, (3, 24, 24))
+    save(tmp_path / "good.onnx", known)
+    save(tmp_path / "bare.onnx", {})
+    save(tmp_path / "part.onnx", {key: value for key, value in known.items() if key not in ("mean", "std")})
+    save(tmp_path / "maps.onnx", known | {"task": "features"})
+    assert run_tool(infer.main, [*argv, "--out", "out"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert re.search(re.escape(sentence), said)
+    assert not (tmp_path / "out").exists()
+
+
+# ---- how an image is prepared for a detector or segmenter
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Waves, since noise would lie between any two ways of resizing."""
+    y, x = np.mgrid[:height, :width]
+    waves = [127 + 120 * np.sin((x + shift) / 9) * np.cos(y / 7) for shift in (0, 5, 11)]
+    return Image.fromarray(np.stack(waves, -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(90, 61), (61, 90), (333, 100), (40, 40)])
+@pytest.mark.parametrize(
+    ("kind", "options", "step"),
+    [
+        ("Resize", {"scale": (133, 80), "keep_ratio": True}, {"scale": [133, 80], "keep_ratio": True}),
+        ("Resize", {"scale": (96, 64)}, {"scale": [96, 64], "keep_ratio": False}),
+        ("ResizeToMultiple", {"size_divisor": 32}, {"multiple": 32}),
+    ],
+    ids=["ratio", "stretch", "multiple"],
+)
+def test_images_are_resized_as_mm_resizes_them(
+    size: tuple[int, int], kind: str, options: dict[str, Any], step: dict[str, Any]
+) -> None:
+    transforms = of_mm("mmseg.datasets.transforms")
+    image = picture(*size)
+    expected = getattr(transforms, kind)(**options).transform({"img": np.asarray(image), "seg_fields": []})["img"]
+    plain = {"channels": "RGB", "mean": [0.0] * 3, "std": [1 / 255] * 3, "resize": [step]}
+    found, inside = prepare(image, plain)
+    assert tuple(found.shape) == (1, 3, *expected.shape[:2])
+    assert inside == expected.shape[:2]
+    assert (found[0].permute(1, 2, 0) - torch.from_numpy(expected)).abs().max() <= 1.01
+
+
+def test_images_are_normalised_in_the_order_of_channels_that_the_file_asks_for() -> None:
+    image = Image.new("RGB", (4, 4), (255, 51, 0))
+    (found,), _ = prepare(image, {**RGB, "resize": []})
+    assert found[:, 0, 0].tolist() == pytest.approx([2.5, -2 / 3, -0.75])
+    (found,), _ = prepare(image, {**RGB, "resize": [], "channels": "BGR"})
+    assert found[:, 0, 0].tolist() == pytest.approx([-2.5, -2 / 3, 1.75])
+
+
+@pytest.mark.parametrize("size", [(40, 30), (64, 48), (160, 40)])
+def test_for_a_fixed_size_images_are_shrunk_and_margins_filled(size: tuple[int, int]) -> None:
+    found, (height, width) = prepare(Image.new("RGB", size, (255, 255, 255)), {**RGB, "resize": []}, fixed=(48, 64))
+    assert found.shape == (1, 3, 48, 64)
+    assert height / width == pytest.approx(size[1] / size[0], rel=0.1)
+    assert (found[:, :, :height, :width] > 1).all()
+    assert not found[:, :, height:].any()
+    assert not found[:, :, :, width:].any()
+
+
+# ---- what a detector's or segmenter's outputs become
+
+
+class Outputs:
+    """A network that answers what it was given, whatever the image."""
+
+    size = ("height", "width")
+
+    def __init__(self, *outputs: torch.Tensor) -> None:
+        self.outputs = list(outputs)
+
+    def run(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return self.outputs
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return self.outputs[0]
+
+
+def onnx_dense(network: Any, segments: bool, **known: Any) -> OnnxDense:
+    step = {"scale": [80, 40], "keep_ratio": True}
+    return OnnxDense(network, ["a", "b"], [(0, 0, 0)] * 2, None, segments, known={**RGB, "resize": [step], **known})
+
+
+def test_boxes_and_masks_are_those_of_the_image_and_not_of_the_resized_one() -> None:
+    network = Outputs(
+        torch.tensor([[8.0, 4.0, 40.0, 20.0]]), torch.tensor([0.9]), torch.tensor([1]), torch.ones(1, 1, 28, 28)
+    )
+    found = onnx_dense(network, False, mask_threshold=0.5).boxes(Image.new("RGB", (160, 80)))
+    assert found.corners.tolist() == [[16, 8, 80, 40]]
+    assert found.masks is not None
+    assert found.masks.shape == (1, 80, 160)
+    assert masks_to_boxes(torch.as_tensor(found.masks)).tolist() == [[16, 8, 79, 39]]
+
+
+def test_no_boxes_are_no_error() -> None:
+    empty = Outputs(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0, 1, 28, 28))
+    found = onnx_dense(empty, False, mask_threshold=0.5).boxes(Image.new("RGB", (160, 80)))
+    assert found.corners.shape == (0, 4)
+    assert found.masks is not None
+    assert found.masks.shape == (0, 80, 160)
+
+
+def test_classes_are_told_at_the_images_size() -> None:
+    logits = torch.zeros(1, 2, 40, 80)
+    logits[:, 1, :, 40:] = 1
+    classes = onnx_dense(Outputs(logits), True, align_corners=False).classes(Image.new("RGB", (160, 80)))
+    assert classes.shape == (80, 160)
+    assert not classes[:, :79].any()
+    assert classes[:, 81:].all()
+
+
+def test_a_segmenter_of_one_class_goes_by_its_threshold() -> None:
+    logits = torch.full((1, 1, 40, 80), 0.5)  # 0.62 after a sigmoid
+    for threshold, expected in ((0.6, True), (0.7, False)):
+        model = onnx_dense(Outputs(logits), True, align_corners=False, threshold=threshold)
+        assert bool(model.classes(Image.new("RGB", (160, 80))).all()) is expected
+
+
+def test_masks_are_pasted_as_mmdet_pastes_them() -> None:
+    head = of_mm("mmdet.models.roi_heads.mask_heads.fcn_mask_head")
+    draw = torch.Generator().manual_seed(0)
+    masks = nn.functional.interpolate(torch.rand(6, 1, 4, 4, generator=draw), (28, 28), mode="bilinear")
+    corners = torch.tensor([[3.2, 4.7, 30.1, 40.9], [0, 0, 64, 48], [-5, -3, 10, 9], [60.5, 40, 70, 52.0]])
+    corners = torch.cat([corners, torch.tensor([[10.0, 10, 10.4, 30], [20.3, 20.3, 21.2, 21.2]])])
+    whole, _ = head._do_paste_mask(masks, corners, 48, 64, skip_empty=False)
+    assert torch.equal(paste(masks[:, 0], corners, (48, 64), 0.5), whole >= 0.5)
+
+
+def test_a_box_without_area_has_an_empty_mask() -> None:
+    assert not paste(torch.ones(1, 28, 28), torch.tensor([[5.0, 5, 5, 20]]), (30, 30), 0.5).any()
+
+
+# ---- from an exported file
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("head", ["retinanet", "mask-rcnn", "semantic-fpn"])
+def test_exported_detectors_and_segmenters_give_what_pytorch_gives(head: str, tmp_path: Path) -> None:
+    of_mm("mmdet.models")
+    of_mm("mmseg.models")
+    from mmengine.dataset import Compose
+    from mmengine.registry import init_default_scope
+    from small_exports import dense, small_detector, small_segmenter
+    from vertebra.tools._dense_export import export_dense
+
+    segments, scope = head == "semantic-fpn", "mmseg" if head == "semantic-fpn" else "mmdet"
+    init_default_scope(scope)
+    pack = {"type": "PackSegInputs"} if segments else {"type": "PackDetInputs"}
+    steps = [
+        {"type": f"{scope}.LoadImageFromNDArray"},
+        {"type": "Resize", "scale": (160, 96), "keep_ratio": True},
+        pack,
+    ]
+    model = (small_segmenter if segments else small_detector)(head)
+    built = dense(model, segments, steps, Compose([dict(step) for step in steps]))
+    export_dense(built, tmp_path / "m.onnx")
+    exported, image = load_onnx(str(tmp_path / "m.onnx"), "cpu"), picture(200, 140)
+    assert isinstance(exported, OnnxDense)
+    assert (exported.labels, exported.palette) == (built.labels, built.palette)
+    if segments:
+        assert (exported.classes(image) == built.classes(image)).double().mean() > 0.99
+        return
+    ours, theirs = exported.boxes(image), built.boxes(image)
+    assert len(theirs.scores) >= 10
+    near = (ours.corners[:, None] - theirs.corners).abs().amax(2) < 2  # pixels, of grey values that differ by one
+    near &= (ours.scores[:, None] - theirs.scores).abs() < 0.05
+    near &= ours.labels[:, None] == theirs.labels
+    assert near.any(0).float().mean() >= 0.8

@@ -1,0 +1,142 @@
+"""Does an exported file answer as PyTorch does? Comparisons in standard deviations of the output, and their report."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from vertebra.backbones._errors import UserError
+
+TOLERANCE = 1e-4
+"""How far an exported file may be from PyTorch, in standard deviations of the output."""
+
+CHECKS = ((3, 171, 259), (2, 203, 333))
+"""Batch, height and width of the comparisons: two odd, oblong sizes, neither of them the traced one."""
+
+Expected = tuple[Tensor, list[Tensor]]
+"""Images (B, C, H, W) and what the model answers to them."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: images (B, C, H, W), the largest difference over the output's standard deviation."""
+
+    shape: tuple[int, ...]
+    difference: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written and how well `runtime` agrees with PyTorch; `difference` is the largest of the checks."""
+
+    file: Path
+    data_file: Path | None
+    """Where the weights are, if one file would have been too large."""
+    details: str
+    """What is particular to the format: `opset 18, 432 nodes`, say."""
+    megabytes: float
+    seconds: float
+    outputs: tuple[str, ...]
+    free_size: bool
+    checks: list[Check] = field(default_factory=list)
+    runtime: str = "ONNX Runtime"
+    notes: tuple[str, ...] = ()
+    """More lines to print."""
+
+    @property
+    def difference(self) -> float:
+        return max(check.difference for check in self.checks)
+
+    def __str__(self) -> str:
+        beside = f" and, as it is too large for one file, {self.data_file} (keep the two together)"
+        sizes = ", height and width" if self.free_size else " (fixed size)"
+        lines = [
+            f"{self.file}{beside if self.data_file else ''}: {self.megabytes:.1f} MB, {self.details}, "
+            f"free batch{sizes}, exported in {self.seconds:.1f} s",
+            f"outputs: {', '.join(self.outputs)}",
+            f"{self.runtime} against PyTorch, float32; largest difference in standard deviations of the output:",
+            *(f"  {'x'.join(map(str, check.shape)):>14}  {check.difference:.1e}" for check in self.checks),
+            *self.notes,
+        ]
+        return "\n".join(lines)
+
+
+def run_pytorch(name: str, model: nn.Module, shape: tuple[int, ...]) -> Expected:
+    """Images of a shape, the same ones every time, and the model's outputs on them, all on the CPU.
+
+    Raises:
+        UserError: the model does not take images of this size.
+    """
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        with torch.inference_mode(), _full_float32():
+            answer = model(images.to(device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        size = "x".join(map(str, shape[2:]))
+        raise UserError(
+            f"{name} cannot run on an image of {size} ({first_line(error)}); --static HxW exports it for one size"
+        ) from error
+    return images, [x.cpu() for x in ((answer,) if isinstance(answer, Tensor) else answer)]
+
+
+@contextlib.contextmanager
+def _full_float32() -> Iterator[None]:
+    """Keep GPUs from rounding the inputs of matrix products and convolutions to TF32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def compare(
+    answer: Callable[[Tensor], Sequence[Tensor]], expected: Sequence[Expected], runtime: str = "ONNX Runtime"
+) -> list[Check]:
+    """A runtime's answers against the expected ones.
+
+    Args:
+        answer: images (B, C, H, W) -> the exported file's outputs.
+        expected: what `run_pytorch` returned, a pair for each size.
+        runtime: who answers, for the sentences.
+
+    Raises:
+        UserError: the runtime fails, or differs by more than the tolerance.
+    """
+    checks = []
+    try:
+        for images, answers in expected:
+            pairs = zip(answer(images), answers, strict=True)
+            checks.append(Check(tuple(images.shape), max(difference(ours, theirs) for ours, theirs in pairs)))
+    except Exception as error:  # runtimes raise classes of their own, without a common base
+        raise UserError(f"{runtime} cannot run the exported file: {first_line(error)}") from error
+    worst = max(checks, key=lambda check: check.difference)
+    if not worst.difference <= TOLERANCE:
+        raise UserError(
+            f"{runtime} differs from PyTorch by {worst.difference:.1e} of the output's standard deviation at "
+            f"{'x'.join(map(str, worst.shape))}, more than {TOLERANCE:.0e}: nothing was written"
+        )
+    return checks
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference in standard deviations of `expected`; infinite for other shapes and for what is no number.
+
+    Outputs that are nearly constant are measured by a hundredth of their largest value instead: below that, the
+    tolerance would ask for more digits than float32 has. All zeros equal all zeros.
+    """
+    if found.shape != expected.shape or not (found.isfinite().all() and expected.isfinite().all()):
+        return float("inf")
+    found, expected = found.double(), expected.double()
+    largest = (found - expected).abs().max().item()
+    scale = max(expected.std(correction=0).item(), expected.abs().max().item() / 100)
+    return largest / scale if scale else (float("inf") if largest else 0.0)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its class where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
