@@ -4,6 +4,7 @@
 #   make test       the tests, at most 25 minutes on two cores
 #   make test-all   the slow tests too, and on the lowest timm and PyTorch that setup.cfg admits
 #   make lint       ruff and pyright
+#   make cards      model cards, their index and pictures, and the zoo page, from cards.yml, configs/ and results/
 #   make dist       sdist and wheel in dist/, checked
 #
 # The first call fills .venv, later calls reuse it. VENV and PYTHON choose others: make test VENV=.venv-312 PYTHON=python3.12
@@ -16,7 +17,7 @@ module = $(VENV)/bin/python -P -m
 EXTRAS.demo := train,export
 EXTRAS.test := train,export,data,dev
 
-.PHONY: demo test test-all lint dist env-demo env-test
+.PHONY: demo test test-all lint cards dist env-demo env-test
 
 demo: env-demo
 	@$(VENV)/bin/python tools/demo.py
@@ -41,6 +42,9 @@ lint: env-test
 	@mkdir -p build/links/vertebra  # pyproject.toml says what pyright needs it for
 	@ln -sfn $(addprefix '$(CURDIR)'/,__init__.py backbones engine kernels tools) build/links/vertebra
 	$(module) pyright --pythonpath $(VENV)/bin/python
+
+cards: env-test
+	$(VENV)/bin/python tools/make_cards.py
 
 dist: env-test
 	rm -rf dist

@@ -3,25 +3,50 @@
 `python -c "from vertebra.tools import _detection_docs as docs; docs.write()"` in a clone writes it anew.
 """
 
-import csv
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import vertebra
 from vertebra.backbones._errors import UserError
 from vertebra.tools._doc_parts import put_parts
+from vertebra.tools._results import read
 
 ROOT = Path(vertebra.__file__).parent
 PAGE = ROOT / "docs" / "detection.md"
 DEMOS = ROOT / "results" / "demos.csv"
 
+SCORES = {"coco": "box AP / mask AP", "ade20k": "mIoU"}
 _LEAF = r"(?P<head>[a-z0-9-]+)_{family}_(?P<size>\w+?)_(?P<rest>(?:fpn|mapper)_\w+|\d+k)"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A config of a published row: its parts of the name, and what its head says."""
+
+    path: Path
+    family: str
+    head: str
+    size: str
+    rest: str
+    text: str
+    source: str
+
+    @property
+    def score(self) -> str:
+        """As `score_of` reads it."""
+        return score_of(self.text)
+
+    @property
+    def parameters(self) -> str:
+        """Millions, as the head has them; nothing where it has none."""
+        found = re.search(r"([\d.]+) M parameters", self.text)
+        return found[1] if found else ""
 
 
 def demos() -> str:
     """A Markdown table of results/demos.csv: a row for each score, with what every seed reached."""
-    with DEMOS.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["demo"] != "van_b0"]
+    rows = [row for row in read(DEMOS) if row["demo"] != "van_b0"]
     lines = ["| config | score | asked for | reached, seed by seed | minutes |", "|---|---|---|---|---|"]
     for demo, metric in dict.fromkeys((row["demo"], row["metric"]) for row in rows):
         own = sorted(
@@ -40,18 +65,13 @@ def demos() -> str:
 def configs() -> str:
     """Markdown tables of all leaves of COCO and ADE20K: a row for each family and head, sizes with their scores."""
     tables = []
-    for data, scores in (("coco", "box AP / mask AP"), ("ade20k", "mIoU")):
+    for data, scores in SCORES.items():
         rows: dict[str, list[str]] = {}
         sources: dict[str, str] = {}
-        for path in sorted((ROOT / "configs" / data).glob("*/*.py"), key=_by_size):
-            parts = re.fullmatch(_LEAF.format(family=path.parent.name), path.stem)
-            text = head_of(path)
-            source = re.search(r"arXiv ([\d.]+\d)", text)
-            if parts is None or source is None:
-                raise UserError(f"{path} is not named <head>_<model>_<neck, schedule>.py, or names no arXiv number")
-            name = f"{data}/{path.parent.name}/{parts['head']}_{path.parent.name}_*_{parts['rest']}"
-            rows.setdefault(name, []).append(f"{parts['size']} {score_of(text)}")
-            sources.setdefault(name, source[1])
+        for leaf in leaves(data):
+            name = f"{data}/{leaf.family}/{leaf.head}_{leaf.family}_*_{leaf.rest}"
+            rows.setdefault(name, []).append(f"{leaf.size} {leaf.score}")
+            sources.setdefault(name, leaf.source)
         lines = [f"| config | `*` and {scores} | source |", "|---|---|---|"]
         lines += [
             f"| `{name}` | {' · '.join(rows[name])} | [{sources[name]}](https://arxiv.org/abs/{sources[name]}) |"
@@ -59,6 +79,23 @@ def configs() -> str:
         ]
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
+
+
+def leaves(data: str, family: str = "*") -> list[Leaf]:
+    """The configs of published rows of a data set, `coco` or `ade20k`, of all families or of one, by family and size.
+
+    Raises:
+        UserError: one is not named as the others are, or its head names no paper.
+    """
+    found = []
+    for path in sorted((ROOT / "configs" / data).glob(f"{family}/*.py"), key=_by_size):
+        parts = re.fullmatch(_LEAF.format(family=path.parent.name), path.stem)
+        text = head_of(path)
+        source = re.search(r"arXiv ([\d.]+\d)", text)
+        if parts is None or source is None:
+            raise UserError(f"{path} is not named <head>_<model>_<neck, schedule>.py, or names no arXiv number")
+        found.append(Leaf(path, path.parent.name, parts["head"], parts["size"], parts["rest"], text, source[1]))
+    return found
 
 
 def head_of(path: Path) -> str:

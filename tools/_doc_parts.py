@@ -1,8 +1,18 @@
-"""Generated parts of a page of docs/, each between two markers that name the script it comes from."""
+"""What generated pages are made of: Markdown tables, and parts between two markers that name their script."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from vertebra.backbones._errors import UserError
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, words: int = 0) -> str:
+    """A Markdown table. The first `left` and the last `words` columns are text; numbers between stand to the right."""
+    rule = "|" + "---|" * left + "---:|" * (len(header) - left - words) + "---|" * words
+    return "\n".join([_line(header), rule, *map(_line, rows)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def put_parts(page: str, name: str, source: str, parts: Mapping[str, Callable[[], str]]) -> str:

@@ -1,6 +1,5 @@
 """The generated part of docs/kernels.md: tables of results/kernels*.csv, and the picture of the roofline."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ import vertebra
 from vertebra.backbones._errors import UserError
 from vertebra.tools._common import need
 from vertebra.tools._kernel_cases import Work, find_cases, work
+from vertebra.tools._results import read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,14 +42,6 @@ def write() -> int:
     draw(tasks, measured).savefig(PICTURE, dpi=110, metadata={"Software": None})
     print(f"wrote {PAGE} and {PICTURE}")
     return 0
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none if it is missing."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def put(page: str, generated: str) -> str:

@@ -3,11 +3,11 @@
 `python -c "from vertebra.tools import _learning_docs as docs; docs.write()"` in a clone writes it anew.
 """
 
-import csv
 from pathlib import Path
 
 import vertebra
 from vertebra.tools._doc_parts import put_parts
+from vertebra.tools._results import read
 
 ROOT = Path(vertebra.__file__).parent
 PAGE = ROOT / "docs" / "learning.md"
@@ -16,10 +16,7 @@ LEARNING = ROOT / "results" / "learning.csv"
 
 def rows() -> list[dict[str, str]]:
     """The rows of results/learning.csv; none where nothing was measured yet."""
-    if not LEARNING.exists():
-        return []
-    with LEARNING.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return read(LEARNING)
 
 
 def learning() -> str:

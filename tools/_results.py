@@ -86,6 +86,14 @@ def check_csv(path: Path, row: type) -> None:
         raise UserError(f"--csv {path} has other columns than {', '.join(columns[:4])} ...: choose another file")
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if it is missing."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def append(path: Path, rows: Sequence[Any]) -> None:
     """Add dataclass rows of one kind to a CSV file in one write, with a header if it is new."""
     text = io.StringIO()

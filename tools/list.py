@@ -23,6 +23,7 @@ from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import did_you_mean
 from vertebra.tools._common import make_parser, run_tool
 from vertebra.tools._flops import count_multiply_adds
+from vertebra.tools._results import read
 
 ROOT = Path(vertebra.__file__).parent
 COUNTS = ROOT / "results" / "complexity.csv"
@@ -104,10 +105,7 @@ def select(pattern: str | None) -> list[Entry]:
 
 def stored_counts() -> dict[str, dict[str, str]]:
     """The rows of results/complexity.csv by model; empty where there is no such file."""
-    if not COUNTS.is_file():
-        return {}
-    with COUNTS.open(newline="", encoding="utf-8") as file:
-        return {row["model"]: row for row in csv.DictReader(file)}
+    return {row["model"]: row for row in read(COUNTS)}
 
 
 def count(entry: Entry) -> dict[str, str]:

@@ -1,0 +1,41 @@
+"""The pictures of the cards: true to the operators, readable in light and dark, and said in words."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+from contrast import contrast
+from vertebra.kernels.window_attention import window_attention
+from vertebra.tools import _card_figures, _card_svg
+from vertebra.tools.list import cards
+
+
+@pytest.mark.parametrize(
+    ("size", "partition"),
+    [((7, 7), "block"), ((7, 7), "grid"), ((14, 2), "block"), ((2, 14), "block"), ((2, 2), "block")],
+)
+def test_a_drawn_window_is_what_the_operator_reads(size: tuple[int, int], partition: str) -> None:
+    side, pixel = _card_figures.SIDE, _card_figures._PIXEL
+    q, k, v = (torch.randn(1, side, side, 1, 8, requires_grad=True) for _ in range(3))
+    out = window_attention(q, k, v, size, partition=partition)
+    (read,) = torch.autograd.grad(out[0, pixel[0], pixel[1]].sum(), v)
+    seen = {(row, column) for row, column in read[0].abs().sum((-1, -2)).nonzero().tolist()}
+    assert seen == (_card_figures.grid(pixel, 7) if partition == "grid" else _card_figures.window(pixel, *size))
+
+
+@pytest.mark.parametrize("key", cards())
+def test_a_picture_is_svg_that_says_what_it_shows(key: str) -> None:
+    root = ET.fromstring(_card_figures.figure(key, "Some & Name"))
+    labelled = {each.get("id"): each.text for each in root}
+    assert all(labelled[name] for name in (root.get("aria-labelledby") or "").split())
+    words = [each.text or "" for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    width = max(len(word) for word in words)
+    assert width <= _card_svg.BOX // 6.5, "words run out of their box"
+
+
+@pytest.mark.parametrize("colours", [_card_svg._LIGHT, _card_svg._DARK], ids=["light", "dark"])
+def test_pictures_are_readable_in_both_schemes(colours: dict[str, str]) -> None:
+    assert contrast(colours["text"], colours["ground"]) >= 7
+    assert contrast(colours["text"], colours["box"]) >= 7
+    assert contrast(colours["line"], colours["ground"]) >= 3
+    assert contrast(colours["query"], colours["key"]) >= 1.2

@@ -1,0 +1,199 @@
+"""The picture of each family's block: what it is made of, and which pixels one pixel sees.
+
+In the maps orange is a pixel and blue what it attends to; a small square stands for the mean of the pixels around it.
+"""
+
+from itertools import product
+
+from vertebra.tools._card_svg import Branch, Column, Marks, draw
+
+SIDE = 14
+"""Pixels a side of the third map at an image of 224."""
+
+_MLP = Branch(("LayerNorm", "linear, GELU, linear"))
+_EVERYWHERE = frozenset(product(range(SIDE), range(SIDE)))
+_POOLED = frozenset((row, column, 2) for row, column in product(range(0, SIDE, 2), range(0, SIDE, 2)))
+
+
+def window(query: tuple[int, int], height: int, width: int) -> frozenset[tuple[int, int]]:
+    """The pixels of the query's window of `height` x `width`, in a map that windows cover from its first corner on."""
+    top, left = query[0] - query[0] % height, query[1] - query[1] % width
+    return frozenset(product(range(top, top + height), range(left, left + width)))
+
+
+def grid(query: tuple[int, int], size: int) -> frozenset[tuple[int, int]]:
+    """The `size` x `size` pixels, evenly spread over the map, that the query's grid holds."""
+    step = SIDE // size
+    return frozenset(product(range(query[0] % step, SIDE, step), range(query[1] % step, SIDE, step)))
+
+
+def _around(query: tuple[int, int], reach: int, step: int = 1) -> frozenset[tuple[int, int]]:
+    spread = range(-reach, reach + 1, step)
+    return frozenset((query[0] + down, query[1] + right) for down, right in product(spread, spread))
+
+
+def _regions(*places: tuple[int, int]) -> frozenset[tuple[int, int]]:
+    """Pixels of the listed regions of 2 x 2."""
+    return frozenset().union(*(window((2 * row, 2 * column), 2, 2) for row, column in places))
+
+
+def _block(title: str, *branches: Branch) -> Column:
+    return Column(title, branches)
+
+
+_PIXEL = (5, 8)
+
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "van": (
+        _block(
+            "block",
+            Branch(("BatchNorm", "1×1, GELU", "gate", "1×1, plus its input", "scale")),
+            Branch(("BatchNorm", "1×1", "3×3 depthwise, GELU", "1×1", "scale")),
+        ),
+        _block(
+            "gate",
+            Branch(("5×5 depthwise", "7×7 depthwise, gaps of 3", "1×1", "times the gate's input"), residual=False),
+        ),
+    ),
+    "biformer": (
+        _block(
+            "block",
+            Branch(("3×3 depthwise",)),
+            Branch(("LayerNorm", "routed attention", "plus 5×5 depthwise of values", "linear")),
+            _MLP,
+        ),
+        _block(
+            "routing",
+            Branch(
+                ("mean query, key of each region", "products of all pairs", "best K regions a region"), residual=False
+            ),
+        ),
+    ),
+    "transnext": (
+        _block(
+            "block",
+            Branch(("LayerNorm", "one softmax: near and pooled", "linear")),
+            Branch(("LayerNorm", "linear, in two halves", "3×3 depthwise, GELU of one", "times the other, linear")),
+        ),
+    ),
+    "litv2": (
+        _block("stages 1 and 2", Branch(("LayerNorm", "linear, 3×3 depthwise", "GELU, linear"))),
+        _block(
+            "stages 3 and 4",
+            Branch(("LayerNorm", "few heads: windows", "most heads: pooled map")),
+            Branch(("LayerNorm", "linear, 3×3 depthwise", "GELU, linear")),
+        ),
+    ),
+    "cswin": (
+        _block(
+            "block",
+            Branch(
+                (
+                    "LayerNorm",
+                    "half the heads: columns",
+                    "half the heads: rows",
+                    "plus 3×3 depthwise of values",
+                    "linear",
+                )
+            ),
+            _MLP,
+        ),
+    ),
+    "l2vit": (
+        _block(
+            "local block",
+            Branch(("3×3 depthwise",)),
+            Branch(("LayerNorm", "7×7 windows")),
+            Branch(("3×3 depthwise",)),
+            _MLP,
+        ),
+        _block(
+            "global block",
+            Branch(("3×3 depthwise",)),
+            Branch(("LayerNorm", "linear attention")),
+            Branch(("LayerNorm", "two 7×7 depthwise")),
+            _MLP,
+        ),
+    ),
+    "davit": (
+        _block(
+            "block of pixels",
+            Branch(("3×3 depthwise",)),
+            Branch(("LayerNorm", "7×7 windows")),
+            Branch(("3×3 depthwise",)),
+            _MLP,
+        ),
+        _block(
+            "block of channels",
+            Branch(("3×3 depthwise",)),
+            Branch(("LayerNorm", "attention among channels")),
+            Branch(("3×3 depthwise",)),
+            _MLP,
+        ),
+    ),
+    "maxvit": (
+        _block(
+            "block: first",
+            Branch(("1×1, four times as wide", "3×3 depthwise", "squeeze and excite", "1×1")),
+        ),
+        _block("then", Branch(("LayerNorm", "7×7 windows, bias")), _MLP),
+        _block("then", Branch(("LayerNorm", "7×7 grid, bias")), _MLP),
+    ),
+    "shvit": (
+        _block("stage 1", Branch(("3×3 depthwise",)), Branch(("1×1, ReLU, 1×1",))),
+        _block(
+            "stages 2 and 3",
+            Branch(("3×3 depthwise",)),
+            Branch(("a fifth of the channels", "norm, one head of attention", "joined with the rest, 1×1")),
+            Branch(("1×1, ReLU, 1×1",)),
+        ),
+    ),
+}
+
+MAPS: dict[str, tuple[Marks, ...]] = {
+    "van": (
+        Marks(
+            "the gate: 49 taps 3 apart, each of a 5×5, reach 23×23",
+            27,
+            (13, 13),
+            _around((13, 13), 9, 3),
+            _around((13, 13), 11),
+        ),
+    ),
+    "biformer": (
+        Marks(
+            "stages 1 to 3: the regions chosen, here 4 of 49", SIDE, _PIXEL, _regions((2, 4), (0, 1), (5, 5), (6, 1))
+        ),
+        Marks("stage 4: everything", SIDE, _PIXEL, _EVERYWHERE),
+    ),
+    "transnext": (
+        Marks("sharp: its eight neighbours and itself", SIDE, _PIXEL, _around(_PIXEL, 1)),
+        Marks("coarse: the pooled map", SIDE, _PIXEL, _POOLED),
+    ),
+    "litv2": (
+        Marks("few heads: a window of 2×2", SIDE, _PIXEL, window(_PIXEL, 2, 2)),
+        Marks("most heads: means of windows", SIDE, _PIXEL, _POOLED),
+    ),
+    "cswin": (
+        Marks("half the heads: a stripe of columns", SIDE, _PIXEL, window(_PIXEL, SIDE, 2)),
+        Marks("half the heads: a stripe of rows", SIDE, _PIXEL, window(_PIXEL, 2, SIDE)),
+    ),
+    "l2vit": (
+        Marks("local: a window of 7×7", SIDE, _PIXEL, window(_PIXEL, 7, 7)),
+        Marks("global: everything, by sums", SIDE, _PIXEL, _EVERYWHERE),
+    ),
+    "davit": (
+        Marks("pixels: a window of 7×7", SIDE, _PIXEL, window(_PIXEL, 7, 7)),
+        Marks("channels: each is all pixels of the map", SIDE, _PIXEL, _EVERYWHERE),
+    ),
+    "maxvit": (
+        Marks("first: a window of 7×7", SIDE, _PIXEL, window(_PIXEL, 7, 7)),
+        Marks("then: a grid of 7×7 over the map", SIDE, _PIXEL, grid(_PIXEL, 7)),
+    ),
+    "shvit": (Marks("stages 2 and 3: everything, with one head", SIDE, _PIXEL, _EVERYWHERE),),
+}
+
+
+def figure(family: str, title: str) -> str:
+    """The picture of a family, as SVG text. KeyError where none is described."""
+    return draw(f"The block of {title}", COLUMNS[family], MAPS[family])
