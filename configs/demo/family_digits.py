@@ -3,7 +3,7 @@
 # for those families that train without it, since warm-up is short. What each family has of its own is in
 # docs/learning.md; `vertebra benchmark demos families` says what all of them reach.
 #   vertebra make_dataset digits data/digits
-#   vertebra train demo/family_digits --backbone cswin_tiny --cfg-options model.depths=[1,1,2,1]
+#   vertebra train demo/family_digits --backbone transnext_micro --cfg-options model.depths=[1,1,2,1]
 _base_ = [
     "../_base_/models/classifier.py",
     "../_base_/datasets/digits.py",

@@ -15,7 +15,7 @@ import timm
 import torch
 import vertebra
 from safetensors.torch import save_file
-from torch import nn
+from small_networks import Scale
 from vertebra.backbones._errors import UserError
 from vertebra.tools import _export_check, _onnx_graph, export_onnx
 from vertebra.tools._classifier import Classifier
@@ -174,7 +174,7 @@ def older_export() -> bytes:
 def test_result_that_differs_leaves_no_file_and_the_older_one_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = Classifier("test_resnet", _Scale(2.0))
+    tiny = Classifier("test_resnet", Scale(2.0))
     out = tmp_path / "m.onnx"
     out.write_bytes(older_export())
     before = out.read_bytes()
@@ -192,7 +192,7 @@ def test_model_that_draws_random_numbers_is_refused(tmp_path: Path) -> None:
 
 
 def test_full_disk_leaves_the_older_file_and_nothing_else(tmp_path: Path) -> None:
-    tiny, out = Classifier("test_resnet", _Scale(2.0)), tmp_path / "m.onnx"
+    tiny, out = Classifier("test_resnet", Scale(2.0)), tmp_path / "m.onnx"
     out.write_bytes(older_export())
     before = out.read_bytes()
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -207,20 +207,7 @@ def test_full_disk_leaves_the_older_file_and_nothing_else(tmp_path: Path) -> Non
     assert out.read_bytes() == before
 
 
-class _Scale(nn.Module):
-    """The smallest network that counts as a classifier: (B, 3, H, W) -> (B, 3)."""
-
-    num_classes, pretrained_cfg = 3, {"input_size": (3, 32, 32)}
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = nn.Parameter(torch.tensor(factor))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.factor * x.mean((2, 3))
-
-
-class _Noisy(_Scale):
+class _Noisy(Scale):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) + torch.rand_like(x.mean((2, 3)))
 

@@ -35,8 +35,7 @@ def check(classifier: Classifier, path: Path, report: OnnxReport) -> None:
     assert report.free_size
     assert report.difference <= 1e-4
     own = sum(value.nbytes for value in classifier.model.state_dict().values())
-    most = 1.4 if "_rmlp_" in classifier.name else 1.05  # what is more in these files was not looked into yet
-    assert bytes_of(path) <= most * own + 50_000
+    assert bytes_of(path) <= 1.05 * own + 50_000
 
 
 def names(spread: set[str]) -> list[object]:

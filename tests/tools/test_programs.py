@@ -14,7 +14,7 @@ import timm
 import torch
 import vertebra
 from safetensors.torch import save_file
-from torch import nn
+from small_networks import Scale
 from vertebra.backbones import model_names
 from vertebra.backbones._errors import UserError
 from vertebra.tools import _export_check, _program_worker, _programs, export_onnx
@@ -47,19 +47,6 @@ def exported(
     out = tmp_path_factory.mktemp("programs") / "new" / f"van{SUFFIXES[request.param]}"
     small.model.train()
     return request.param, out, _programs.export(small, out, request.param)
-
-
-class Scale(nn.Module):
-    """The smallest network that counts as a classifier: (B, 3, H, W) -> (B, 3)."""
-
-    num_classes, pretrained_cfg = 3, {"input_size": (3, 32, 32)}
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = nn.Parameter(torch.tensor(factor))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.factor * x.mean((2, 3))
 
 
 def noise(*shape: int) -> torch.Tensor:
