@@ -24,15 +24,17 @@ demo: env-demo
 
 # Triton decides when it is imported whether it interprets kernels or compiles them: a process for each.
 kernels := tests/kernels/triton
+# Tests that share a fixture stay together: tests/conftest.py says which.
+two := -n 2 --dist loadgroup
 
 test: env-test
-	$(module) pytest -n 2 -m "not all" --ignore $(kernels)
-	TRITON_INTERPRET=1 $(module) pytest -n 2 -m "not all" $(kernels)
+	$(module) pytest $(two) -m "not all" --ignore $(kernels)
+	TRITON_INTERPRET=1 $(module) pytest $(two) -m "not all" $(kernels)
 
 test-all: env-test
 	$(module) pip install --quiet segmentation-models-pytorch transformers -c constraints.txt  # for tests/backbones/test_elsewhere.py
-	$(module) pytest -n 2 --ignore $(kernels)
-	TRITON_INTERPRET=1 $(module) pytest -n 2 $(kernels)
+	$(module) pytest $(two) --ignore $(kernels)
+	TRITON_INTERPRET=1 $(module) pytest $(two) $(kernels)
 	$(lowest_timm)
 	$(lowest_torch)
 

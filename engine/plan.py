@@ -8,9 +8,11 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from .order import order_of
 from .record import images_a_step
 
+_WAYS = ("compiled", "grad_checkpointing", "norm_eval", "sync_bn", "channels_last")  # options of a model
+
 
 def describe_plan(runner: Runner) -> str:
-    """What a run is about to do, in one line: images of an optimizer step, learning rate, lengths, data, precision."""
+    """What a run is about to do, in one line: batch, rate, lengths, data, precision, weights to start from, options."""
     loader, wrapper, ranks = runner.train_dataloader, runner.optim_wrapper, runner.world_size
     images, group = images_a_step(loader), getattr(wrapper, "_accumulative_counts", 1)
     factors = [str(images // ranks), f"{ranks} processes" * (ranks > 1), f"{group} accumulated" * (group > 1)]
@@ -32,8 +34,18 @@ def describe_plan(runner: Runner) -> str:
         f"{data.get('images', len(loader.dataset))} images",
         f"{classes} classes" if classes else "",
         str(precision).removeprefix("torch."),
+        *origin_and_ways(getattr(runner, "cfg", None) or {}, bool(runner.iter)),
     ]
     return "  ".join(filter(None, parts))
+
+
+def origin_and_ways(config: Any, resumed: bool) -> list[str]:
+    """Of a config: the weights it starts from, and the options of its model that are on."""
+    model = config.get("model") or {}
+    published = "published weights" if model.get("pretrained") else ""
+    weights = config.get("load_from") or model.get("weights") or published
+    start = [f"starts from {weights}"] if weights and not resumed else []
+    return start + [way for way in _WAYS if model.get(way)]
 
 
 def _highest_rate(wrapper: Any) -> float:

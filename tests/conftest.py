@@ -27,6 +27,15 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that share a fixture of their file in one process, by `--dist loadgroup`: it is made once."""
+    for item in items:
+        known = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
+        if any(fixture.scope == "module" for fixtures in known for fixture in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 # --- goldens: what the official implementations answered, in tests/golden ---
 
 _GOLDEN = Path(__file__).parent / "golden"

@@ -1,5 +1,6 @@
 """docs/training.md keeps its word: what it says was tried is run here, all other commands at least are understood."""
 
+import json
 import os
 import re
 import shlex
@@ -16,12 +17,19 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from vertebra.engine.config import read_config
 from vertebra.engine.optim import without_amp
-from vertebra.tools import benchmark, make_dataset, plot, train
+from vertebra.tools import benchmark, infer, make_dataset, plot, test, train
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-PARSERS = {"train": train, "benchmark": benchmark, "plot": plot, "make_dataset": make_dataset}
+PARSERS = {
+    "train": train,
+    "test": test,
+    "infer": infer,
+    "benchmark": benchmark,
+    "plot": plot,
+    "make_dataset": make_dataset,
+}
 
 
 def commands(text: str) -> list[list[str]]:
@@ -100,7 +108,7 @@ def test_tests_that_the_page_names_are_there() -> None:
 def runnable() -> str:
     """The commands that need no GPU, network or account, in the order of the page."""
     lines = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
-    lines = [line for line in lines if "digits" in line or "vertebra plot" in line]
+    lines = [line for line in lines if any(word in line for word in ("digits", "data/three", "vertebra plot"))]
     assert len(lines) >= 8
     return "\n".join(line.partition("#")[0] for line in lines)
 
@@ -123,4 +131,7 @@ def test_what_the_page_says_was_tried_runs_as_it_stands(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     assert done.stdout.count("start anew") == 1, "one head is of another size, and the other fits"
     assert "bottleneck" in done.stdout
+    assert "starts from work_dirs/first/epoch_1.pth" in done.stdout
+    assert json.loads((tmp_path / "metrics.json").read_text())["images"] == 108
+    assert list((tmp_path / "predictions").glob("*.png"))
     assert (tmp_path / "curves.png").stat().st_size

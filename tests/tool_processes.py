@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -112,3 +113,10 @@ def start_tool(
     process = context.Process(target=run_child, args=words)
     process.start()
     return Started(process, output)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]

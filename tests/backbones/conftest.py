@@ -2,9 +2,9 @@
 
 A test with the argument `name` runs for every registered name, but for sizes of timm's networks that differ in nothing
 else: for tests that build on the meta device, or read what the registry says. One with `network` runs for each kind of
-network, one with `family` for the first name of each family, one with `few` or `onnx_name` for two. What is left out
-follows in `make test-all`. One with `stem` and `golden_name` runs for every file of tests/golden whose model is here. A
-new family needs no entry.
+network, one with `family` for the first name of each family, one with `few` or `slow_network` for one that has windows.
+What is left out follows in `make test-all`: every name, or for `slow_network` each kind of network. One with `stem` and
+`golden_name` runs for every file of tests/golden whose model is here. A new family needs no entry.
 """
 
 import copy
@@ -94,13 +94,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     first = {timm.model_entrypoint(name).__module__: name for name in reversed(names)}.values()
     networks = {*first, *ARCHITECTURES}
     own = {name for name in names if not name.endswith("_fused")}
-    few = {"litv2_small", "biformer_tiny"}  # windows and regions, for tests that take many seconds a name
+    few = {"litv2_small"}  # for tests that take many seconds a name
     for argument, now in (("family", set(first)), ("network", networks), ("name", own | networks), ("few", few)):
         if argument in metafunc.fixturenames:
             chosen = [pytest.param(name, marks=[] if name in now else pytest.mark.all) for name in names]
             metafunc.parametrize(argument, chosen)
-    if "onnx_name" in metafunc.fixturenames:
+    if "slow_network" in metafunc.fixturenames:
         chosen = [pytest.param(name, marks=[] if name in few else pytest.mark.all) for name in names]
-        metafunc.parametrize("onnx_name", [one for one in chosen if one.values[0] in networks])
+        metafunc.parametrize("slow_network", [one for one in chosen if one.values[0] in networks])
     if "stem" in metafunc.fixturenames:
         metafunc.parametrize(("stem", "golden_name"), _goldens())

@@ -49,8 +49,8 @@ def test_forward_mode_differentiation_agrees_with_finite_differences(small: Buil
 
 
 @torch.no_grad()
-def test_a_trace_gives_the_same_logits(small: Build, network: str) -> None:
-    model, x = small(network), torch.randn(2, 3, 64, 64)
+def test_a_trace_gives_the_same_logits(small: Build, family: str) -> None:
+    model, x = small(family), torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
@@ -155,14 +155,14 @@ PROVEN = {"transnext_micro_aaaa_256": 128, "shvit": 128}  # sides from which on 
 
 
 @torch.no_grad()
-def test_an_export_takes_ranges_of_sides_too(small: Build, family: str) -> None:
+def test_an_export_takes_ranges_of_sides_too(small: Build, slow_network: str) -> None:
     """The exporter must prove for each side of the ranges what it found for one."""
-    least = next((side for start, side in PROVEN.items() if family.startswith(start)), 64)
+    least = next((side for start, side in PROVEN.items() if slow_network.startswith(start)), 64)
     image = torch.randn(2, 3, 203, 333)
     ranges = {0: torch.export.Dim("batch", min=1, max=64)}
     ranges |= {i: torch.export.Dim(side, min=least, max=4096) for i, side in ((2, "height"), (3, "width"))}
-    model = small(family)
-    if family == "biformer_stl_nchw":  # README says so: that its map has more than one region cannot be proven
+    model = small(slow_network)
+    if slow_network == "biformer_stl_nchw":  # README says so: that its map has more than one region cannot be proven
         with pytest.raises(torch._dynamo.exc.UserError, match="Constraints violated"):
             torch.export.export(model, (image,), dynamic_shapes=(ranges,))
         return
@@ -171,9 +171,10 @@ def test_an_export_takes_ranges_of_sides_too(small: Build, family: str) -> None:
     torch.testing.assert_close(program(x), model(x))
 
 
+@pytest.mark.all  # tests/tools/test_export_onnx_names.py exports two names in every run
 @torch.no_grad()
-def test_an_onnx_graph_takes_any_batch_height_and_width(small: Build, onnx_name: str, tmp_path: Path) -> None:
-    model, file = small(onnx_name), tmp_path / "model.onnx"
+def test_an_onnx_graph_takes_any_batch_height_and_width(small: Build, slow_network: str, tmp_path: Path) -> None:
+    model, file = small(slow_network), tmp_path / "model.onnx"
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     program = torch.onnx.export(model, (torch.randn(2, 3, 128, 192),), dynamic_shapes=(free,), verbose=False)
     assert program is not None

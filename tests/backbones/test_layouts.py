@@ -72,12 +72,12 @@ LAYOUTS: dict[str, Callable[[Weights], dict[str, Any]]] = {
 }
 
 
-SOME = ("model, module.", "module.backbone.")  # the rest of the authors' layouts follow in `make test-all`
+def in_every_run(*layouts: str) -> list[Any]:
+    """All layouts; those that are not named follow in `make test-all`."""
+    return [pytest.param(layout, marks=() if layout in layouts else pytest.mark.all) for layout in LAYOUTS]
 
 
-@pytest.mark.parametrize(
-    "layout", [pytest.param(layout, marks=() if layout in SOME else pytest.mark.all) for layout in LAYOUTS]
-)
+@pytest.mark.parametrize("layout", in_every_run("module.backbone."))
 def test_the_authors_keys_load_in_every_layout(
     golden: Callable[[str], Any], stem: str, golden_name: str, layout: str
 ) -> None:
@@ -87,7 +87,7 @@ def test_the_authors_keys_load_in_every_layout(
     assert_same(load(timm.create_model, golden_name, LAYOUTS[layout](weights)), expected, trunk)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", in_every_run("flat", "model, module.", "state_dict_ema before all"))
 def test_our_own_keys_load_in_every_layout(small: Build, family: str, layout: str) -> None:
     weights = drawn(small(family))
     assert_same(load(small, family, LAYOUTS[layout](weights)), weights)

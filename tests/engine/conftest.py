@@ -1,13 +1,12 @@
 """Small images, a config with everything on, and tools as processes that can be killed."""
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_images import write_images
-from tool_processes import Started, start_tool
+from tool_processes import Started, free_port, start_tool
 
 CONFIG = """
 _base_ = [
@@ -65,13 +64,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
 def run(start: Callable[..., Started]) -> Callable[..., Started]:
     """Like `start`, and waits for the end."""
     return lambda *args, **kwargs: start(*args, **kwargs).wait()
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return place.getsockname()[1]
 
 
 @pytest.fixture

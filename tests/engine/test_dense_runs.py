@@ -57,7 +57,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(
     params=[
         pytest.param(DETECTOR, id="epochs of a detector"),
-        pytest.param(SEGMENTER, id="steps of a segmenter", marks=pytest.mark.all),
+        pytest.param(SEGMENTER, id="steps of a segmenter"),
     ]
 )
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
@@ -77,6 +77,7 @@ def state(file: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.all
 def test_what_was_killed_and_stopped_ends_as_the_undisturbed_run(
     start: Callable, run: Callable, config: Path, scenes: Path, tmp_path: Path
 ) -> None:

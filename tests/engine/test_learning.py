@@ -10,8 +10,8 @@ from vertebra.tools._demos import FAMILIES, measure
 from vertebra.tools.make_dataset import make_digits
 
 QUICK = {  # the two fastest, made faster still
-    "van": ["model.depths=[1,1,1,1]", "train_cfg.max_epochs=2"],
-    "shvit": ["model.depths=[1,1,1]", "train_cfg.max_epochs=3"],
+    "van": ["model.depths=[1,1,1,1]", "train_cfg.max_epochs=2", "train_cfg.val_interval=2"],
+    "shvit": ["model.depths=[1,1,1]", "train_cfg.max_epochs=3", "train_cfg.val_interval=3"],
 }
 BRISK = [
     "optim_wrapper.optimizer.lr=2e-3",

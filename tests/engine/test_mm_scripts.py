@@ -135,7 +135,7 @@ def assert_trained(file: Path) -> None:
     assert all(value.isfinite().all() for value in weights.values())
 
 
-@pytest.mark.parametrize("kind", ["boxes", "segments"])
+@pytest.mark.parametrize("kind", [pytest.param("boxes", marks=pytest.mark.all), "segments"])
 def test_their_train_script_runs_our_leaf_with_nothing_but_its_imports(folder: Path, kind: str) -> None:
     run_script(folder, kind, "train.py", "--work-dir", f"direct_{kind}")
     assert_trained(folder / f"direct_{kind}" / CHECKPOINTS.get(kind, "epoch_1.pth"))

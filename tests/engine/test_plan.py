@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from line_runs import line_runner
 from mmengine.runner import IterBasedTrainLoop
-from vertebra.engine.plan import describe_plan
+from vertebra.engine.plan import describe_plan, origin_and_ways
 from vertebra.engine.runner import VertebraRunner
 
 
@@ -52,3 +52,20 @@ def test_an_order_without_end_has_an_epoch_of_its_images_and_layer_decay_leaves_
     )
     said = "plan  effective batch 4  lr 1.00e-01  5 steps per epoch  50 steps  from step 7  20 images  float32"
     assert describe_plan(runner) == said
+
+
+@pytest.mark.parametrize(
+    ("config", "step", "said"),
+    [
+        (dict(model=dict(weights="mine.pth", channels_last=True)), 0, ["starts from mine.pth", "channels_last"]),
+        (dict(model=dict(weights="mine.pth", norm_eval=True, sync_bn=False)), 7, ["norm_eval"]),
+        (dict(model=dict(pretrained=True), load_from=None), 0, ["starts from published weights"]),
+        (dict(model=dict(type="RetinaNet"), load_from="mine.pth"), 0, ["starts from mine.pth"]),
+        (dict(model=dict(compiled=True, grad_checkpointing=True)), 0, ["compiled", "grad_checkpointing"]),
+    ],
+    ids=["weights", "resumed", "published", "a detector's", "ways"],
+)
+def test_the_plan_names_the_weights_it_starts_from_and_what_the_model_was_asked(
+    config: dict[str, Any], step: int, said: list[str]
+) -> None:
+    assert origin_and_ways(config, resumed=bool(step)) == said

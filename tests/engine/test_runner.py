@@ -1,7 +1,7 @@
 """What the runner makes of a config's optimizer: no mixed precision without a GPU, and the rate for a step's images."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -141,3 +141,46 @@ def test_each_of_several_optimizers_counts_its_own_batches(tmp_path: Path) -> No
     made.scale_lr(OptimWrapperDict(**wrappers), made.auto_scale_lr)
     rates = [wrapper.optimizer.param_groups[0]["lr"] for wrapper in wrappers.values()]
     assert rates == pytest.approx([0.1, 0.3])
+
+
+class Described(Line):
+    """One that a checkpoint can say what it is."""
+
+    def describe(self) -> dict[str, Any]:
+        """Its name."""
+        return {"model_name": "line", "num_classes": 0}
+
+
+class Numbers(list):
+    """Samples with what a data set says of itself."""
+
+    metainfo: ClassVar[dict[str, Any]] = {}
+
+
+@pytest.mark.parametrize(("images", "batches", "rate"), [(4, 1, 0.4), (8, 1, 0.8), (4, 2, 0.8)])
+def test_a_run_that_goes_on_with_another_total_batch_takes_its_rate(
+    images: int, batches: int, rate: float, tmp_path: Path
+) -> None:
+    """Also by a schedule in epochs, whose lengths stay the same."""
+    samples = Numbers({"inputs": torch.tensor(number)} for number in range(8))
+
+    def trained(batch: int, batches: int, epochs: int, **options: Any) -> dict[str, Any]:
+        made = VertebraRunner(
+            Described(),
+            str(tmp_path),
+            train_dataloader=DataLoader(samples, batch_size=batch),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.8), accumulative_counts=batches),
+            auto_scale_lr=dict(enable=True, base_batch_size=8),
+            param_scheduler=dict(type="MultiStepLR", milestones=[1], gamma=0.1),
+            experiment_name=f"{tmp_path.name} {epochs}",
+            default_hooks=dict(logger=None, checkpoint=dict(type="CheckpointHook", interval=1)),
+            **options,
+        )
+        made.train()
+        return made.optim_wrapper.optimizer.param_groups[0]
+
+    assert trained(4, 1, 1)["initial_lr"] == pytest.approx(0.4)
+    group = trained(images, batches, 2, resume=True)
+    assert group["initial_lr"] == pytest.approx(rate)
+    assert group["lr"] == pytest.approx(0.1 * rate)

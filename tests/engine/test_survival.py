@@ -90,7 +90,11 @@ EVALUATING = ["--cfg-options", "train_cfg.val_interval=1", "val_dataloader.batch
 
 @pytest.mark.parametrize(
     ("signum", "code", "options"),
-    [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, []), (signal.SIGTERM, 143, EVALUATING)],
+    [
+        (signal.SIGINT, 130, []),
+        pytest.param(signal.SIGTERM, 143, [], marks=pytest.mark.all),  # in every run while it evaluates
+        (signal.SIGTERM, 143, EVALUATING),
+    ],
     ids=["SIGINT", "SIGTERM", "SIGTERM while it evaluates"],
 )
 def test_a_signal_ends_a_run_with_a_checkpoint_and_a_sentence(

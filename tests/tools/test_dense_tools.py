@@ -143,6 +143,7 @@ def test_curves_are_drawn_of_epochs_and_of_steps(trained: tuple[str, Path], fold
     assert Image.open(folder / f"wd_{kind}/curve.png").width > 300
 
 
+@pytest.mark.all
 def test_views_of_each_image_are_counted_in_the_metrics(
     trained: tuple[str, Path], folder: Path, tool: Callable[..., Started]
 ) -> None:
@@ -155,6 +156,7 @@ def test_views_of_each_image_are_counted_in_the_metrics(
     assert 0 <= metrics[{"boxes": "box_AP", "segments": "mIoU"}[kind]] <= 1
 
 
+@pytest.mark.all
 def test_the_views_that_a_config_ships_are_those_it_is_tested_in(
     trained: tuple[str, Path], folder: Path, tool: Callable[..., Started]
 ) -> None:

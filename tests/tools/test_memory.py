@@ -43,6 +43,7 @@ def test_memory_of_the_measuring_process_does_not_count(tiny: dict[str, float]) 
     assert len(ballast) == 1 << 30
 
 
+@pytest.mark.all
 def test_larger_image_takes_more(tiny: dict[str, float]) -> None:
     large = measure("van_b0", (400, 667), threads=1, repeats=1)
     assert large["peak"] - tiny["peak"] > 400 * 667 / 16 * 32 * 4 / 2**30  # one map of the first stage

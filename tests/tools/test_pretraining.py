@@ -55,6 +55,7 @@ def start(folder: Path, tmp_path: Path) -> Callable[..., Started]:
     return begin
 
 
+@pytest.mark.all
 def test_the_detector_starts_from_what_the_classifier_learned_also_after_a_stop(
     start: Callable[..., Started], tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {  # one of each family, and options beyond o
     "transnext_micro": {},
     "van_b0": {},
 }
+SLOW = ("davit_tiny_fused", "l2vit_tiny", "transnext_micro", "van_b0")  # half a minute each in the interpreter
 EPS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 """Errors, by their root mean square relative to the tensor's, that rounding alone explains."""
 
@@ -31,7 +32,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     In the interpreter bfloat16 is not among them: single tests see to it.
     """
     if "family_model" in metafunc.fixturenames:
-        metafunc.parametrize("family_model", SMALL)
+        slow = SLOW if _triton.INTERPRETED else ()
+        metafunc.parametrize(
+            "family_model", [pytest.param(name, marks=pytest.mark.all if name in slow else ()) for name in SMALL]
+        )
     marked = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "dtype" in metafunc.fixturenames and not any("dtype" in names for names in marked):
         interpreted = [torch.float32, torch.float16]

@@ -14,7 +14,7 @@ from vertebra.kernels import dispatch
 CARDS = yaml.safe_load((Path(vertebra.__file__).parent / "model_cards" / "cards.yml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (35, 45)])
+@pytest.mark.parametrize("size", [pytest.param((64, 64), marks=pytest.mark.all), (35, 45)])
 def test_kernels_change_no_model(
     family_model: str,
     size: tuple[int, int],
