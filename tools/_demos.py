@@ -61,13 +61,13 @@ _SMALL_STEPS = ("train_dataloader.batch_size=16", "optim_wrapper.optimizer.lr=1e
 _CHANNELS_LAST = "model.channels_last=True"
 FAMILIES = {
     "van": _family("van_b0", 11, _SHALLOW, _CHANNELS_LAST),
-    "biformer": _family("biformer_tiny", 8, _SHALLOW),
+    "biformer": _family("biformer_tiny", 9, _SHALLOW),
     "transnext": _family("transnext_micro", 8, _SHALLOW),
     "litv2": _family("litv2_small", 8, _SHALLOW, *_PUBLISHED["litv2"]),
-    "cswin": _family("cswin_tiny", 12, "model.depths=[1,1,1,1]", "optim_wrapper.optimizer.lr=6e-4"),
+    "cswin": _family("cswin_tiny", 14, "model.depths=[1,1,1,1]", "optim_wrapper.optimizer.lr=6e-4"),
     "l2vit": _family("l2vit_tiny", 11, *_NARROW["l2vit"], *_SMALL_STEPS),
     "davit": _family("davit_tiny_fused", 10, *_NARROW["davit"]),
-    "maxvit": _family("maxvit_pico_rw_256_fused", 7, _SHALLOW),
+    "maxvit": _family("maxvit_pico_rw_256_fused", 9, _SHALLOW),
     "shvit": _family("shvit_s1_fused", 12, _CHANNELS_LAST, *_PUBLISHED["shvit"]),
 }
 """One model each: the smallest, made shallower, and narrower, where it would take more than four minutes on two cores.
