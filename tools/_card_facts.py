@@ -1,6 +1,6 @@
 """What a card is made from: cards.yml, the registry, the configs, the links that were looked at, results/*.csv."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import vertebra
 from vertebra.tools._detection_docs import Leaf, leaves
 from vertebra.tools._results import read
-from vertebra.tools.list import Entry, Row, cards, entries, make_rows
+from vertebra.tools.list import Entry, Row, arxiv, cards, entries, make_rows, sources, weights_licence
 
 ROOT = Path(vertebra.__file__).parent
 RESULTS = ROOT / "results"
@@ -43,6 +43,16 @@ class Family:
         first = next(iter(self.card["models"]))
         return next(row for row in self.rows if full_name(row) == first)
 
+    @property
+    def linked(self) -> bool:
+        """Whether the example's published weights load by themselves, without a file that is fetched by hand."""
+        return self.example.url is not None
+
+    @property
+    def weights_word(self) -> str:
+        """What commands take for the example's published weights: a word, or that file."""
+        return "pretrained" if self.linked else f"{self.example.name}.pth"
+
     @cached_property
     def detectors(self) -> list[Leaf]:
         """The configs on COCO."""
@@ -54,8 +64,41 @@ class Family:
         return leaves("ade20k", self.key)
 
     def published(self, row: Row) -> dict[str, Any]:
-        """What cards.yml has of a model."""
-        return self.card["models"][full_name(row)]
+        """What cards.yml has of a model; nothing of one that a newer timm brings."""
+        return self.card["models"].get(full_name(row), {})
+
+    def sources(self, row: Row) -> list[tuple[str, str]]:
+        """As `list` says them, with links."""
+        return sources(self.card, self.published(row))
+
+    def links(self, row: Row) -> list[str]:
+        """Of a model's weights: where they load from, "" where there is no such place, and then the same file's others.
+
+        timm's own repositories on the Hub lead to the file; of others the registry names no file, and the page stands.
+        """
+        cfg = next(entry for entry in self.entries if entry.full == full_name(row)).cfg
+        first = row.url or ""
+        file = cfg.hf_hub_filename or ("model.safetensors" if str(cfg.hf_hub_id).startswith("timm/") else None)
+        if file and cfg.hf_hub_id and first.endswith(cfg.hf_hub_id):
+            first += f"/resolve/main/{file}"
+        return [first, *self.published(row).get("mirrors", [])]
+
+    def folder(self, row: Row) -> str:
+        """Where the authors say that a model's weights lie, without naming the file; "" where they name none."""
+        return self.published(row).get("folder", "")
+
+    def weights_licence(self, row: Row) -> str | None:
+        """The Hub's identifier of what is stated of a model's weights."""
+        return weights_licence(self.card, self.published(row))
+
+    def has_weights(self, row: Row) -> bool:
+        """Whether any place of them is known."""
+        return any([*self.links(row), self.folder(row)])
+
+    @property
+    def heads(self) -> dict[str, str]:
+        """Links to the authors' whole detectors and segmenters, by the config of the same row."""
+        return self.card.get("heads", {})
 
     def measured(self, file: str, column: str) -> list[dict[str, str]]:
         """The rows of results/`file` whose `column` names a model of the family."""
@@ -88,11 +131,6 @@ def family_of(name: str) -> str:
     return _LAYERS.get(name) or name.partition("_")[0]
 
 
-def arxiv(number: str) -> str:
-    """The link to a paper."""
-    return f"https://arxiv.org/abs/{number}"
-
-
 def newest(rows: Iterable[dict[str, str]], *columns: str) -> list[dict[str, str]]:
     """Of the rows that agree in `columns`, the last one; files grow at their end."""
     return list({tuple(row[column] for column in columns): row for row in rows}.values())
@@ -106,12 +144,22 @@ def places(rows: Iterable[dict[str, str]]) -> str:
         found.setdefault(key, []).append(row)
     said = []
     for (device, name, threads, torch, timm), own in found.items():
-        dates = sorted({row["date"] for row in own})
         commits = ", ".join(dict.fromkeys(row["commit"] for row in own if row["commit"]))
-        where = f"{name}, {threads} thread{'s' if threads != '1' else ''}" if device == "cpu" else name
-        when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        where = machine({"device": device, "device_name": name, "threads": threads})
+        when = span({row["date"] for row in own})
         said.append(f"Measured on {where}; torch {torch}, timm {timm}; commit {commits}; {when}.")
     return " ".join(said)
+
+
+def machine(row: Mapping[str, str]) -> str:
+    """Where a row was measured: a GPU, or a processor with its threads."""
+    threads = f", {row['threads']} thread{'s' if row['threads'] != '1' else ''}" if row["device"] == "cpu" else ""
+    return f"{row['device_name']}{threads}"
+
+
+def span(dates: Collection[str]) -> str:
+    """The first and the last of some dates; nothing for none."""
+    return " to ".join(dict.fromkeys([min(dates), max(dates)])) if dates else ""
 
 
 def as_published(value: float | None) -> str:

@@ -8,7 +8,7 @@ from itertools import product
 from vertebra.tools._card_svg import Branch, Column, Marks, draw
 
 SIDE = 14
-"""Pixels a side of the third map at an image of 224."""
+"""Pixels a side of the third stage's map at an image of 224; the maps show that stage where they say no other."""
 
 _MLP = Branch(("LayerNorm", "linear, GELU, linear"))
 _EVERYWHERE = frozenset(product(range(SIDE), range(SIDE)))
@@ -42,12 +42,15 @@ def _block(title: str, *branches: Branch) -> Column:
 
 
 _PIXEL = (5, 8)
+_CHOSEN = ((0, 1), (0, 2), (1, 1), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5))
+_CHOSEN += ((3, 4), (4, 0), (4, 1), (5, 1), (5, 5), (5, 6), (6, 1), (6, 5))
+"""Regions of 2 x 2 pixels, (row, column): as many as stage 3 chooses; which they are is made up."""
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "van": (
         _block(
             "block",
-            Branch(("BatchNorm", "1×1, GELU", "gate", "1×1, plus its input", "scale")),
+            Branch(("BatchNorm", "1×1, GELU", "gate", "1×1, plus the norm's output", "scale")),
             Branch(("BatchNorm", "1×1", "3×3 depthwise, GELU", "1×1", "scale")),
         ),
         _block(
@@ -79,8 +82,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "litv2": (
         _block("stages 1 and 2", Branch(("LayerNorm", "linear, 3×3 depthwise", "GELU, linear"))),
         _block(
-            "stages 3 and 4",
-            Branch(("LayerNorm", "few heads: windows", "most heads: pooled map")),
+            "stage 3",
+            Branch(("LayerNorm", ("few: windows", "most: pooled"), "each a linear, then joined")),
+            Branch(("LayerNorm", "linear, 3×3 depthwise", "GELU, linear")),
+        ),
+        _block(
+            "stage 4",
+            Branch(("LayerNorm", "attention among all pixels", "linear")),
             Branch(("LayerNorm", "linear, 3×3 depthwise", "GELU, linear")),
         ),
     ),
@@ -90,8 +98,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
             Branch(
                 (
                     "LayerNorm",
-                    "half the heads: columns",
-                    "half the heads: rows",
+                    ("half: columns", "half: rows"),
                     "plus 3×3 depthwise of values",
                     "linear",
                 )
@@ -144,7 +151,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         _block(
             "stages 2 and 3",
             Branch(("3×3 depthwise",)),
-            Branch(("a fifth of the channels", "norm, one head of attention", "joined with the rest, 1×1")),
+            Branch(("a fifth of the channels", "norm, one head of attention", "with the rest, ReLU, 1×1")),
             Branch(("1×1, ReLU, 1×1",)),
         ),
     ),
@@ -161,9 +168,7 @@ MAPS: dict[str, tuple[Marks, ...]] = {
         ),
     ),
     "biformer": (
-        Marks(
-            "stages 1 to 3: the regions chosen, here 4 of 49", SIDE, _PIXEL, _regions((2, 4), (0, 1), (5, 5), (6, 1))
-        ),
+        Marks("stages 1 to 3: the regions chosen, here stage 3's 16 of 49", SIDE, _PIXEL, _regions(*_CHOSEN)),
         Marks("stage 4: everything", SIDE, _PIXEL, _EVERYWHERE),
     ),
     "transnext": (
@@ -175,8 +180,8 @@ MAPS: dict[str, tuple[Marks, ...]] = {
         Marks("most heads: means of windows", SIDE, _PIXEL, _POOLED),
     ),
     "cswin": (
-        Marks("half the heads: a stripe of columns", SIDE, _PIXEL, window(_PIXEL, SIDE, 2)),
-        Marks("half the heads: a stripe of rows", SIDE, _PIXEL, window(_PIXEL, 2, SIDE)),
+        Marks("half the heads: a stripe of columns, 7 wide in stage 3", SIDE, _PIXEL, window(_PIXEL, SIDE, 7)),
+        Marks("half the heads: a stripe of rows, 7 high in stage 3", SIDE, _PIXEL, window(_PIXEL, 7, SIDE)),
     ),
     "l2vit": (
         Marks("local: a window of 7×7", SIDE, _PIXEL, window(_PIXEL, 7, 7)),

@@ -4,16 +4,15 @@ import re
 
 from huggingface_hub import CardData, EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
-from vertebra.tools._card_facts import Family, arxiv, full_name
-from vertebra.tools._detection_docs import Leaf
-
-_DATA = {"in1k": "imagenet-1k", "in12k": "imagenet-12k", "in21k": "imagenet-21k", "in22k": "imagenet-22k"}
+from vertebra.tools._card_facts import Family, full_name
+from vertebra.tools._detection_docs import Leaf, sources_of
+from vertebra.tools._hub_card import data_of_tag
 
 
 def header(family: Family) -> str:
     """The YAML block between its lines of dashes."""
     data = CardData(
-        license=family.card["licence"].lower(),
+        **licence(family),
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["vertebra", "timm", "image-classification", "image-feature-extraction", "backbone", family.key],
@@ -24,9 +23,21 @@ def header(family: Family) -> str:
     return f"---\n{data.to_yaml()}\n---"
 
 
+def licence(family: Family) -> dict[str, str]:
+    """Of the weights, for that is what the Hub takes it for; the card's text says that of the code.
+
+    The Hub has one for a page, so that one with several is of another: the table of weights has each.
+    """
+    stated = {family.weights_licence(row) for row in family.rows if family.has_weights(row)}
+    if len(stated) > 1:
+        return {"license": "other", "license_name": "differs-by-model"}
+    (one,) = stated
+    return {"license": one} if one else {"license": "other", "license_name": "not-stated"}
+
+
 def data_sets(family: Family) -> list[str]:
     """What the weights were trained on, by their tags, and what the configs' scores are of."""
-    found = {_DATA[part] for row in family.rows for part in row.tag.split("_") if part in _DATA}
+    found = {name for row in family.rows for name in data_of_tag(row.tag)}
     scored = {"coco": family.detectors, "ade20k": family.segmenters}
     return sorted(found) + [name for name, leaves in scored.items() if leaves]
 
@@ -37,34 +48,42 @@ def base_models(family: Family) -> list[str]:
 
 
 def model_index(family: Family) -> list[dict]:
-    """A model for each published accuracy, and one for each published score of a config; nothing measured here."""
+    """One model, the family, with every published accuracy and score, each with its source; nothing measured here.
+
+    Readers keep the name of one model only, so that the names of variants stand in those of the metrics.
+    """
     found = []
     for row in family.rows:
         if row.top1 is not None:
+            sources = family.sources(row)
             result = EvalResult(
                 task_type="image-classification",
                 dataset_type="imagenet-1k",
                 dataset_name="ImageNet-1K",
                 dataset_split="validation",
                 metric_type="accuracy",
-                metric_name="top-1 accuracy in percent, as published",
+                metric_name=f"{full_name(row)}: top-1 accuracy in percent, as published",
                 metric_value=row.top1,
-                source_name=row.source,
-                source_url=arxiv(family.published(row).get("arxiv", family.card["paper"]["arxiv"])),
+                source_name=", ".join(what for what, _ in sources),
+                source_url=sources[0][1],
             )
-            found += eval_results_to_model_index(full_name(row), [result])
+            found += _results([result])
     for leaf in [*family.detectors, *family.segmenters]:
-        results = scores(leaf)
-        if results:
-            found += eval_results_to_model_index(leaf.path.stem, results)
-    return found
+        found += _results(scores(leaf))
+    return [{"name": family.title, "results": found}]
+
+
+def _results(those: list[EvalResult]) -> list[dict]:
+    """Of one source, as the Hub has them; together they would all get the first one's."""
+    return [result for model in eval_results_to_model_index("", those) for result in model["results"]]
 
 
 def scores(leaf: Leaf) -> list[EvalResult]:
     """The published scores of a config; none that are unknown or not verified."""
     if not re.fullmatch(r"[\d.]+( / [\d.]+| ms)?", leaf.score):
         return []
-    source = {"source_name": f"arXiv:{leaf.source}", "source_url": arxiv(leaf.source)}
+    ((name, url),) = sources_of(leaf)
+    source = {"source_name": name, "source_url": url}
     if leaf.path.parents[1].name == "ade20k":
         value, _, scales = leaf.score.partition(" ")
         where = {"task_type": "image-segmentation", "dataset_type": "scene_parse_150", "dataset_name": "ADE20K"}
@@ -76,8 +95,13 @@ def scores(leaf: Leaf) -> list[EvalResult]:
         kinds = [("map", "box AP, as published", box), ("map", "mask AP, as published", mask)]
     return [
         EvalResult(
-            **where, dataset_split="validation", metric_type=kind, metric_name=name, metric_value=float(value), **source
+            **where,
+            dataset_split="validation",
+            metric_type=kind,
+            metric_name=f"{leaf.path.stem}: {what}",
+            metric_value=float(value),
+            **source,
         )
-        for kind, name, value in kinds
+        for kind, what, value in kinds
         if value
     ]

@@ -47,7 +47,7 @@ def index(families: Sequence[Family]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _row(family: Family, row: Row, found: dict[tuple[str, str], Speed]) -> list[str]:
+def _row(family: Family, row: Row, found: dict[tuple[str, int, str], Speed]) -> list[str]:
     return [
         f"[`{full_name(row)}`]({family.key}.md)",
         family.title,
@@ -55,7 +55,7 @@ def _row(family: Family, row: Row, found: dict[tuple[str, str], Speed]) -> list[
         decimals(row.params / 1e6, 2),
         decimals(row.gflops, 2),
         as_published(row.top1),
-        *(_rate(found.get((row.name, kind))) for kind in KINDS),
+        *(_rate(found.get((row.name, row.size, kind))) for kind in KINDS),
         str(row.licence or "not stated"),
     ]
 

@@ -8,23 +8,22 @@ import csv
 import datetime
 import http.client
 import io
-import socket
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
 from vertebra import __version__
 from vertebra.backbones._files import write_whole
 from vertebra.tools._results import read
-from vertebra.tools.list import Row
 
 NOT_CHECKED = "not checked"
 _FILES = (".pth", ".tar", ".safetensors", ".pt", ".bin")
+_SIGN_IN = {"accounts.google.com", "login.live.com", "login.microsoftonline.com", "login.microsoft.com"}
 _SECONDS, _AT_ONCE = 20, 8
 
 
@@ -33,16 +32,16 @@ class Seen:
     """What a link answered: `status` when last asked, `bytes` of the file, `alive` the date of its last success."""
 
     url: str
-    status: str = ""
+    status: str = NOT_CHECKED
     bytes: str = ""
     checked: str = ""
     alive: str = ""
 
     @property
     def said(self) -> str:
-        """For a card: the date last seen alive, what it answers since, or that nobody asked."""
+        """For a card: the date last seen alive, what it answered since, or that nobody could ask."""
         if not self.checked:
-            return f"{self.alive}, since then {NOT_CHECKED}" if self.alive else NOT_CHECKED
+            return NOT_CHECKED
         if self.alive == self.checked:
             return self.alive
         return f"{self.alive or 'never'}; {self.status} on {self.checked}"
@@ -51,15 +50,6 @@ class Seen:
     def size(self) -> str:
         """In 1e6 bytes; nothing where it was not told."""
         return f"{int(self.bytes) / 1e6:.1f}" if self.bytes else ""
-
-
-class NoNetworkError(OSError):
-    """Not one name of a host could be resolved, or no host reached."""
-
-
-def weights_links(row: Row, published: Mapping[str, Any]) -> list[str]:
-    """Of a model's weights: the link that they load from, "" where there is none, and then all other places."""
-    return [row.url or "", *published.get("mirrors", [])]
 
 
 def load(path: Path) -> dict[str, Seen]:
@@ -77,58 +67,64 @@ def save(path: Path, seen: Iterable[Seen]) -> None:
     write_whole(path, text.getvalue().encode())
 
 
-def check(links: Sequence[str], before: Mapping[str, Seen]) -> list[Seen]:
+def check(links: Sequence[str], before: Mapping[str, Seen]) -> tuple[list[Seen], list[str]]:
     """Ask every link, several at a time.
 
-    What was seen before stays where nothing can be learnt: without a network each link is `not checked`, with the date
-    that it was last alive.
+    Returns:
+        What is known of every link, and the links whose host cannot be reached: of these what was seen before stays
+        as it is.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = list(pool.map(ask, links))
-    if all(answer is None for answer in answers):
-        return [replace(before.get(link, Seen(link)), status=NOT_CHECKED, checked="") for link in links]
     today = datetime.date.today().isoformat()
-    found = []
+    found, unreached = [], []
     for link, answer in zip(links, answers, strict=True):
-        old = before.get(link, Seen(link))
-        status, size = answer or ("no answer", "")
+        old = before.get(link) or Seen(link)
+        if answer is None:
+            found.append(old)
+            unreached.append(link)
+            continue
+        status, size = answer
         alive = today if status == "alive" else old.alive
         found.append(Seen(link, status, size or old.bytes, today, alive))
-    return found
+    return found, unreached
 
 
 def ask(link: str) -> tuple[str, str] | None:
-    """`("alive", bytes)`, or `(what is wrong, "")`; None where the host cannot be reached."""
+    """`("alive", bytes)`, or `(what is wrong, "")`; None where no web server answers, which tells nothing."""
+    said = None
     for method in ("HEAD", "GET"):  # some hosts answer the first one with an error
         try:
             request = Request(
                 link, method=method, headers={"User-Agent": f"vertebra/{__version__}", "Range": "bytes=0-0"}
             )
             with urlopen(request, timeout=_SECONDS) as answer:
-                return _judge(link, answer.headers)
+                return _judge(link, answer.url, answer.headers)
         except HTTPError as error:
-            if method == "GET" or error.code in (404, 410):
-                return f"HTTP {error.code}", ""
-        except URLError as error:
-            return (
-                None
-                if isinstance(error.reason, (socket.gaierror, ConnectionError, TimeoutError))
-                else (_why(error), "")
-            )
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            return _why(error), ""
-    return None
+            said = f"HTTP {error.code}", ""
+            if error.code in (404, 410):
+                break
+        except http.client.InvalidURL:
+            return "no address", ""
+        except (OSError, http.client.HTTPException):
+            continue  # no route, a proxy that refuses, a broken certificate; or a host that hangs up on HEAD only
+        except ValueError:
+            return "no address", ""
+    return said
 
 
-def _judge(link: str, headers: Any) -> tuple[str, str]:
+def _judge(link: str, reached: str, headers: Any) -> tuple[str, str]:
+    if (urlparse(reached).hostname or "") in _SIGN_IN:
+        return "a page to sign in", ""
     kind = headers.get("Content-Type", "").partition(";")[0]
-    if kind == "text/html" and urlparse(link).path.lower().endswith(_FILES):
+    if kind == "text/html" and _is_file(link):
         return "a web page in the file's place", ""
     total = headers.get("Content-Range", "").rpartition("/")[2]
     size = total or headers.get("Content-Length", "")
     return "alive", size if size.isdecimal() and kind != "text/html" else ""
 
 
-def _why(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return str(reason).splitlines()[0] if str(reason) else type(error).__name__
+def _is_file(link: str) -> bool:
+    """Whether a link should lead to a file and not to a page about one."""
+    parts = urlparse(link)
+    return parts.path.lower().endswith((*_FILES, "/root/content")) or "dl=1" in parts.query.split("&")

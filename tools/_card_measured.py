@@ -1,7 +1,14 @@
 """The parts of a card with this project's own numbers: results/*.csv, with device and date. The unknown is left out."""
 
-from vertebra.tools._card_facts import Family, decimals, newest, places, results
+from vertebra.tools._card_facts import Family, decimals, machine, newest, places, results
 from vertebra.tools._doc_parts import table
+
+_PEERS = {
+    "HiLo": "`HiLo` is the attention layer alone.",
+    "SpatialReduction": "`SpatialReduction` is one as in PVT: keys and values come from a coarser map.",
+    "Windows": "`Windows` is one as in Swin: attention within windows, with a position bias.",
+}
+"""What claims.csv calls by names of classes."""
 
 
 def measured(family: Family) -> str:
@@ -15,8 +22,9 @@ def measured(family: Family) -> str:
     }
     missing = ["accuracy on ImageNet, COCO and ADE20K", *(name for name, text in parts.items() if not text)]
     said = (
-        f"Not measured: {', '.join(missing)}. No published weights were downloaded or evaluated by this project; "
-        f"`vertebra test {family.example.name} pretrained --data DIR` does it on a folder of ImageNet."
+        f"Not measured: {', '.join(missing)}. No published weights were downloaded or evaluated by this project. "
+        f"`vertebra test {family.example.name} {family.weights_word} --data DIR` evaluates them on a folder of "
+        "ImageNet; results/ has no file for such numbers yet, and this page no place for them."
     )
     return "\n\n".join([said, *filter(None, parts.values())])
 
@@ -25,17 +33,22 @@ def digits(family: Family) -> str:
     """What the family reached on handwritten digits, trained from nothing."""
     rows = [row for row in results("learning.csv") if row["demo"] == family.key]
     rows += family.measured("demos.csv", "model")
-    rows = newest(rows, "demo", "metric", "seed")
+    keys = ("model", "demo", "options", "metric", "device", "device_name", "threads")
+    rows = newest(rows, *keys, "seed")
     if not rows:
         return ""
     cells = []
-    for demo, metric in dict.fromkeys((row["demo"], row["metric"]) for row in rows):
-        own = sorted((r for r in rows if (r["demo"], r["metric"]) == (demo, metric)), key=lambda row: int(row["seed"]))
+    cases: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        cases.setdefault(tuple(row[key] for key in keys), []).append(row)
+    for own in cases.values():
+        own.sort(key=lambda row: int(row["seed"]))
         first, reached = own[0], ", ".join(f"{float(row['value']):.3f}" for row in own)
         options = " ".join(f"`{option}`" for option in first["options"].split())
-        cells.append([f"`{first['model']}`", demo, options, metric, reached])
+        cells.append([f"`{first['model']}`", first["demo"], options, machine(first), first["metric"], reached])
     head = "### Trained from nothing on handwritten digits\n\nShares from 0 to 1, seed by seed, on held-out digits."
-    return f"{head}\n\n{table(('model', 'demo', 'options', 'score', 'reached'), cells, left=4)}\n\n{places(rows)}"
+    header = ("model", "demo", "options", "machine", "score", "reached")
+    return f"{head}\n\n{table(header, cells, left=5)}\n\n{places(rows)}"
 
 
 def throughput(family: Family) -> str:
@@ -47,21 +60,22 @@ def throughput(family: Family) -> str:
     cells = [
         [
             f"`{row['model']}`",
-            ", ".join(filter(None, (row["mode"], row["execution"], row["kernels"]))),
-            row["device"],
+            ", ".join(filter(None, (row["mode"], row["execution"], row["kernels"], row["precision"]))),
+            machine(row),
             f"{row['batch']} x {row['height']} x {row['width']}",
             f"{decimals(row['value'], 1)} ({decimals(row['lowest'], 1)}–{decimals(row['highest'], 1)})",
             decimals(row["peak_memory_mb"], 0),
         ]
         for row in rows
     ]
-    header = ("model", "how", "device", "batch x height x width", "images a second", "peak MB")
+    header = ("model", "how", "machine", "batch x height x width", "images a second", "peak MB")
     return f"### Throughput\n\n{table(header, cells, left=3)}\n\n{places(rows)}"
 
 
 def comparisons(family: Family) -> str:
     """Time against other ways to the same result, from results/claims.csv."""
-    rows = newest(family.measured("claims.csv", "ours"), "ours", "other", "what", "device_name", "threads")
+    keys = ("ours", "other", "what", "batch", "device_name", "threads")
+    rows = newest(family.measured("claims.csv", "ours"), *keys)
     if not rows:
         return ""
     cells = [
@@ -69,39 +83,47 @@ def comparisons(family: Family) -> str:
             f"`{row['ours']}`",
             row["other"] if " " in row["other"] else f"`{row['other']}`",
             f"{row['what']}, batch {row['batch']}",
+            machine(row),
             decimals(row["ours_ms"], 0),
             decimals(row["other_ms"], 0),
             f"{decimals(row['value'], 2)} ({decimals(row['lowest'], 2)}–{decimals(row['highest'], 2)})",
         ]
         for row in rows
     ]
-    header = ("ours", "against", "what", "ours, ms", "other, ms", "times as fast (lowest–highest)")
+    header = ("ours", "against", "what", "machine", "ours, ms", "other, ms", "times as fast (lowest–highest)")
     said = (
-        "`reference operators` is the same network with the few plain lines that define each operator. In float32, in "
-        "turns, median of the rounds."
+        "In float32, in turns, medians of the rounds. `times as fast` is the median of the rounds' own ratios, so that "
+        "it need not be the ratio of the two medians beside it. `reference operators` is the same network with the few "
+        "plain lines that define each operator."
     )
-    return f"### Time, side by side\n\n{said}\n\n{table(header, cells, left=3)}\n\n{places(rows)}"
+    named = {row[column] for row in rows for column in ("ours", "other")}
+    said = " ".join([said, *(text for name, text in _PEERS.items() if name in named)])
+    return f"### Time, side by side\n\n{said}\n\n{table(header, cells, left=4)}\n\n{places(rows)}"
 
 
 def memory(family: Family) -> str:
     """Peak memory and time of one large image, from results/memory.csv."""
-    rows = newest(family.measured("memory.csv", "model"), "model", "height", "width", "quantity", "device_name")
+    keys = ("model", "height", "width", "precision", "device_name", "threads")
+    rows = newest(family.measured("memory.csv", "model"), *keys, "quantity")
     if not rows:
         return ""
     cases: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        key = tuple(row[column] for column in ("model", "height", "width"))
+        key = row["model"], row["height"], row["width"], row["precision"], machine(row)
         cases.setdefault(key, {})[row["quantity"]] = row["value"]
     cells = [
         [
             f"`{model}`",
             f"{height} x {width}",
+            precision,
+            where,
             *(decimals(values.get(name), 2) for name in ("peak", "before", "seconds")),
         ]
-        for (model, height, width), values in cases.items()
+        for (model, height, width, precision, where), values in cases.items()
     ]
-    header = ("model", "one image", "peak GiB of the process", "before the image, GiB", "seconds an image")
-    return f"### Memory of one large image\n\n{table(header, cells, left=1)}\n\n{places(rows)}"
+    gib = ("peak GiB of the process", "before the image, GiB")
+    header = ("model", "one image", "precision", "machine", *gib, "seconds an image")
+    return f"### Memory of one large image\n\n{table(header, cells, left=4)}\n\n{places(rows)}"
 
 
 def exports(family: Family) -> str:
@@ -134,7 +156,10 @@ def exports(family: Family) -> str:
         "ONNX Runtime, ms",
         "PyTorch, ms",
     )
-    said = "The largest difference to PyTorch is in standard deviations of the output, over several sizes and batches."
+    said = (
+        "The largest difference to PyTorch is in standard deviations of the output, over the sizes and batches that "
+        "the file takes: several where they are free."
+    )
     return f"### ONNX files\n\n{said}\n\n{table(header, cells, left=3)}\n\n{places(rows)}"
 
 

@@ -3,13 +3,13 @@
 What a family says of itself stands in model_cards/cards.yml; what holds for all of them stands here.
 """
 
-from vertebra.tools._card_facts import Family, arxiv, as_published, decimals, full_name
+from vertebra.tools._card_facts import Family, as_published, decimals, full_name
 from vertebra.tools._card_header import header
 from vertebra.tools._card_links import Seen
 from vertebra.tools._card_measured import kernels, measured
 from vertebra.tools._card_use import use
 from vertebra.tools._card_weights import citation, weights
-from vertebra.tools._detection_docs import SCORES, Leaf
+from vertebra.tools._detection_docs import SCORES, Leaf, sources_of
 from vertebra.tools._doc_parts import table
 
 _BIAS = (
@@ -61,7 +61,7 @@ def variants(family: Family) -> str:
             decimals(row.gflops, 2),
             as_published(family.published(row).get("gflops")),
             as_published(row.top1),
-            _source(family, full_name(row)),
+            _links(family.sources(row)),
         ]
         for row in family.rows
     ]
@@ -99,8 +99,10 @@ def inputs(family: Family) -> str:
     said = (
         "RGB images `(B, 3, H, W)` of any height and width from 32 up, odd ones too; maps at strides "
         f"{', '.join(strides)} and {last}. "
-        f"{family.card['sizes']}\n\nPictures as the published weights were evaluated: values from 0 to 1, less the "
-        "mean, by the deviation. `timm.data.resolve_data_config({}, model=model)` says it for a built model."
+        f"{family.card['sizes']}\n\nHow these models prepare pictures: values are scaled to 0-1, the mean is "
+        "subtracted, and the result is divided by the deviation. The authors' own evaluation may differ, see "
+        "[below](#paper-against-code). "
+        "`timm.data.resolve_data_config({}, model=model)` says it for a built model."
     )
     names = ("size", "share that the crop keeps", "crop", "interpolation", "mean", "deviation", "models")
     return f"{said}\n\n{table(names, cells, left=len(names))}"
@@ -112,17 +114,25 @@ def _rows(title: str, data: str, found: list[Leaf]) -> str:
     cells = []
     for leaf in found:
         name = f"{data}/{leaf.family}/{leaf.path.stem}"
-        cells.append(
-            [f"[`{name}`](../configs/{name}.py)", leaf.score, leaf.parameters, f"[{leaf.source}]({arxiv(leaf.source)})"]
-        )
-    said = "`–`: none published, `…`: published and not read, `?`: not verified, `ms`: at many scales (`--tta`)."
-    return f"## {title}\n\n{table(('config', SCORES[data], 'parameters, M', 'source'), cells, words=1)}\n\n{said}"
+        cells.append([f"[`{name}`](../configs/{name}.py)", leaf.score, leaf.parameters, _links(sources_of(leaf))])
+    signs = "`–`: none published, `…`: published and not read, `?`: not verified, `ms`: at many scales (`--tta`)."
+    said = f"{signs} {_parameters(found)}"
+    notes = _list([f"`{leaf.path.stem}`: {leaf.warning}" for leaf in found if leaf.warning])
+    rows = table(("config", SCORES[data], "parameters, M", "source"), cells, words=1)
+    return "\n\n".join(filter(None, [f"## {title}", rows, said, notes]))
 
 
-def _source(family: Family, name: str) -> str:
-    model = family.card["models"][name]
-    number = model.get("arxiv", family.card["paper"]["arxiv"])
-    return ", ".join(filter(None, [f"[{number}]({arxiv(number)})", model.get("source")]))
+def _parameters(found: list[Leaf]) -> str:
+    """Whose the column of parameters is."""
+    kinds = {"counted" in part for leaf in found for part in leaf.parameters.split(", ") if part}
+    if kinds == {True}:
+        return "Parameters are counted on the model as it is built here."
+    but = ", but for those marked `counted`, which are of the model as it is built here" if True in kinds else ""
+    return f"Parameters are as published too{but}."
+
+
+def _links(sources: list[tuple[str, str]]) -> str:
+    return ", ".join(f"[{what}]({link})" for what, link in sources)
 
 
 def _code(family: Family) -> str:

@@ -22,7 +22,7 @@ _LIGHT = {
     "cell": "#f3f5f7",
     "grid": "#d0d7de",
     "weak": "#bcd9f2",
-    "key": "#5b9fd6",
+    "key": "#2a6fae",
     "query": "#d55e00",
 }
 _DARK = {
@@ -34,16 +34,18 @@ _DARK = {
     "cell": "#161b22",
     "grid": "#30363d",
     "weak": "#1d4468",
-    "key": "#3f86c4",
+    "key": "#4a94d4",
     "query": "#ff9a4d",
 }
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Boxes from top to bottom; with `residual`, what enters is added to what leaves."""
+    """Boxes from top to bottom, two side by side where they share the work; with `residual`, what enters is added to
+    what leaves.
+    """
 
-    boxes: tuple[str, ...]
+    boxes: tuple[str | tuple[str, str], ...]
     residual: bool = True
 
 
@@ -108,12 +110,14 @@ def _style(colours: dict[str, str]) -> str:
     return (
         f"{fills} .line {{ stroke: {colours['line']}; fill: none }} "
         f".box {{ fill: {colours['box']}; stroke: {colours['edge']} }} "
+        f".reach {{ stroke: {colours['key']}; fill: none }} "
         f".cell {{ fill: {colours['cell']} }} .grid {{ stroke: {colours['grid']}; fill: none }}"
     )
 
 
 def _said(branch: Branch) -> str:
-    return " - ".join(branch.boxes) + (" (added to its input)" if branch.residual else "")
+    said = (box if isinstance(box, str) else f"({' beside '.join(box)})" for box in branch.boxes)
+    return " - ".join(said) + (" (added to its input)" if branch.residual else "")
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", bold: bool = False) -> str:
@@ -132,11 +136,8 @@ def _column(column: Column, left: int, top: int) -> list[str]:
     for branch in column.branches:
         start = y + 4
         for box in branch.boxes:
-            parts.append(_path(f"M{middle:g} {y:g}", f"V{y + GAP:g}"))
-            y += GAP
-            parts.append(f'<rect class="box" x="{left}" y="{y:g}" width="{BOX}" height="{HEIGHT}" rx="4"/>')
-            parts.append(_text(middle, y + 17, box))
-            y += HEIGHT
+            parts += _boxes((box,) if isinstance(box, str) else box, left, y)
+            y += GAP + HEIGHT
         if branch.residual:
             y += 22
             parts += [
@@ -146,6 +147,20 @@ def _column(column: Column, left: int, top: int) -> list[str]:
                 _path(f"M{middle:g} {start:g}", f"H{left - ARC}", f"V{y - 7:g}", f"H{middle - 7:g}"),
             ]
     return [*parts, _path(f"M{middle:g} {y:g}", f"V{y + GAP:g}")]
+
+
+def _boxes(words: Sequence[str], left: int, y: float) -> list[str]:
+    """Boxes side by side with the lines that lead into them; those of more than one join again below."""
+    middle, width, parts = left + BOX / 2, (BOX - GAP * (len(words) - 1)) / len(words), []
+    for i, word in enumerate(words):
+        x = left + i * (width + GAP)
+        centre = x + width / 2
+        parts.append(_path(f"M{middle:g} {y:g}", f"V{y + 4:g}", f"H{centre:g}", f"V{y + GAP:g}"))
+        parts.append(f'<rect class="box" x="{x:g}" y="{y + GAP:g}" width="{width:g}" height="{HEIGHT}" rx="4"/>')
+        parts.append(_text(centre, y + GAP + 17, word))
+        if len(words) > 1:
+            parts.append(_path(f"M{centre:g} {y + GAP + HEIGHT:g}", "v3", f"H{middle:g}"))
+    return parts
 
 
 def _map(marks: Marks, left: int, top: int) -> list[str]:
@@ -163,6 +178,15 @@ def _map(marks: Marks, left: int, top: int) -> list[str]:
             inset = side * 0.14 if size else 0.3  # what is pooled stands apart, a square for each mean
             x, y, side = left + column * cell + inset, top + row * cell + inset, side - 2 * inset
             parts.append(f'<rect class="{name}" x="{x:.2f}" y="{y:.2f}" width="{side:.2f}" height="{side:.2f}"/>')
+    if marks.weak:
+        (top_row, low_row), (first, last) = (
+            (min(places), max(places) + 1) for places in list(zip(*marks.weak, strict=True))[:2]
+        )
+        x, y, wide, high = (value * cell for value in (first, top_row, last - first, low_row - top_row))
+        parts.append(
+            f'<rect class="reach" stroke-width="1.5" x="{left + x:.2f}" y="{top + y:.2f}" width="{wide:.2f}" '
+            f'height="{high:.2f}"/>'
+        )
     for i, line in enumerate(_lines(marks.caption)):
         parts.append(_text(left, top + MAP + LINE * (i + 1), line, anchor="start"))
     return parts

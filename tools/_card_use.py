@@ -14,15 +14,17 @@ _TRAINED = f"work_dirs/mine/epoch_{EPOCHS}.pth"
 
 def use(family: Family) -> str:
     """Python and command lines, for the family's example."""
-    linked, file = family.example.url is not None, f"{family.example.name}.pth"
-    note = "" if linked else f" `{file}` is the authors' file, which you fetch by hand: see [Weights](#weights)."
+    note = f" `{family.weights_word}` is the authors' file, which you fetch by hand: see [Weights](#weights)."
     said = [
-        f"Load it, as a classifier and as a pyramid of features.{note}",
-        _load(family, None if linked else file),
+        f"Load it, as a classifier and as a pyramid of features.{'' if family.linked else note}",
+        _load(family),
         "Evaluate and predict with the published weights; fine-tune on seven classes of your own, in folders "
         "`my_folder/train/<class>` and `my_folder/val/<class>`, starting from them; evaluate that.",
-        _classify(family, None if linked else file),
-        "Detect and segment. COCO and ADE20K lie as [docs/detection.md](../docs/detection.md) says, which also has "
+        _classify(family),
+        "Look inside, and put what was trained on the Hugging Face Hub: `hub` is a folder to upload.",
+        _after(family.example.name),
+        "Detect and segment: train, evaluate, predict. COCO and ADE20K lie as "
+        "[docs/detection.md](../docs/detection.md) says, which also has "
         "data of your own; any head takes any of the family's names by `--backbone`.",
         _shell([*_dense(family.detectors, "coco"), *_dense(family.segmenters, "ade20k")]),
         "Export, with free batch, height and width; ONNX Runtime's answers are compared with PyTorch's.",
@@ -31,17 +33,16 @@ def use(family: Family) -> str:
     return "\n\n".join(said)
 
 
-def _load(family: Family, file: str | None) -> str:
-    """`file` holds the weights where no link leads to them."""
+def _load(family: Family) -> str:
     name, size = family.example.name, family.example.size
-    weights = "pretrained=True, pretrained_cfg_overlay=weights" if file else "pretrained=True"
+    weights = "pretrained=True" if family.linked else "pretrained=True, pretrained_cfg_overlay=weights"
     lines = [
         "```python",
         "import timm",
         "import torch",
         "import vertebra  # registers the names",
         "",
-        *([f'weights = dict(file="{file}")', ""] if file else []),
+        *([] if family.linked else [f'weights = dict(file="{family.weights_word}")', ""]),
         f'model = timm.create_model("{name}", {weights}).eval()',
         f"logits = model(torch.randn(1, 3, {size}, {size}))",
         "",
@@ -53,16 +54,15 @@ def _load(family: Family, file: str | None) -> str:
     return "\n".join(lines)
 
 
-def _classify(family: Family, file: str | None) -> str:
-    name = family.example.name
-    options = (
-        f"model.num_classes=7 model.weights={file or f'{name}.{family.example.tag}'} train_cfg.max_epochs={EPOCHS}"
-    )
+def _classify(family: Family) -> str:
+    name, word = family.example.name, family.weights_word
+    start = f"{name}.{family.example.tag}" if family.linked else word
+    options = f"model.num_classes=7 model.weights={start} train_cfg.max_epochs={EPOCHS}"
     recipe = f"imagenet/{family.key}/{name} --data my_folder --work-dir work_dirs/mine"
     return _shell(
         [
-            f"vertebra test {name} {file or 'pretrained'} --data data/imagenet",
-            f"vertebra infer {name} {file or 'pretrained'} pictures --out predictions",
+            f"vertebra test {name} {word} --data data/imagenet",
+            f"vertebra infer {name} {word} pictures --out predictions",
             f"vertebra train {recipe} --cfg-options {options} optim_wrapper.optimizer.lr=1e-4",
             f"vertebra test {name} {_TRAINED} --data my_folder",
         ]
@@ -74,10 +74,35 @@ def _export(name: str) -> str:
     return _shell([f"{start} --out {name}.onnx", f"{start} --features --out {name}_features.onnx"])
 
 
+def _after(name: str) -> str:
+    return _shell(
+        [
+            f"vertebra visualize {name} photo.jpg --out inside --checkpoint {_TRAINED}",
+            f"vertebra publish {name} {_TRAINED} hub",
+        ]
+    )
+
+
 def _dense(found: list[Leaf], data: str) -> list[str]:
     """Commands of one config, none where the family has no config on that data."""
     ranked = sorted(found, key=lambda leaf: _HEADS.index(leaf.head) if leaf.head in _HEADS else len(_HEADS))
-    return [f"vertebra train {data}/{leaf.family}/{leaf.path.stem} --data data/{data}" for leaf in ranked[:1]]
+    lines = []
+    for leaf in ranked[:1]:
+        config = f"{data}/{leaf.family}/{leaf.path.stem}"
+        lines = [
+            f"vertebra train {config} --data data/{data}",
+            f"vertebra test {config} {_last(leaf)} --data data/{data}",
+            f"vertebra infer {config} {_last(leaf)} pictures --out predictions_{data}",
+        ]
+    return lines
+
+
+def _last(leaf: Leaf) -> str:
+    """The file that its training ends with, by the end of the config's name."""
+    schedule = leaf.rest.rpartition("_")[2]
+    epochs = {"1x": 12, "3x": 36}
+    step = f"iter_{schedule[:-1]}000" if schedule.endswith("k") else f"epoch_{epochs.get(schedule) or schedule[:-1]}"
+    return f"work_dirs/{leaf.path.stem}/{step}.pth"
 
 
 def _shell(lines: list[str]) -> str:

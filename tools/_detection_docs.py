@@ -11,6 +11,7 @@ import vertebra
 from vertebra.backbones._errors import UserError
 from vertebra.tools._doc_parts import put_parts
 from vertebra.tools._results import read
+from vertebra.tools.list import arxiv, cards
 
 ROOT = Path(vertebra.__file__).parent
 PAGE = ROOT / "docs" / "detection.md"
@@ -39,9 +40,26 @@ class Leaf:
 
     @property
     def parameters(self) -> str:
-        """Millions, as the head has them; nothing where it has none."""
-        found = re.search(r"([\d.]+) M parameters", self.text)
+        """Millions, as the head has them: published, or counted as built here; nothing where it has none."""
+        found = re.search(r"([\d.]+) M parameters( as built here)?(?: \(([\d.]+) M as built here\))?", self.text)
+        if found is None:
+            return ""
+        published, counted = (None, found[1]) if found[2] else (found[1], found[3])
+        doubt = "?" if self.score.endswith("?") else ""
+        parts = [f"{published}{doubt}" if published else "", f"{counted} counted" if counted else ""]
+        return ", ".join(filter(None, parts))
+
+    @property
+    def place(self) -> str:
+        """The file of the authors' code that the score stands in, where the head names one and not the paper."""
+        found = re.search(r" in (\S+\.md) of the authors' code", self.text)
         return found[1] if found else ""
+
+    @property
+    def warning(self) -> str:
+        """That the config cannot start from the weights of the score, where the head says so."""
+        found = re.search(r"[^.]+: it starts from ImageNet-1K\.", self.text)
+        return found[0].strip() if found else ""
 
 
 def demos() -> str:
@@ -67,14 +85,14 @@ def configs() -> str:
     tables = []
     for data, scores in SCORES.items():
         rows: dict[str, list[str]] = {}
-        sources: dict[str, str] = {}
+        sources: dict[str, list[str]] = {}
         for leaf in leaves(data):
             name = f"{data}/{leaf.family}/{leaf.head}_{leaf.family}_*_{leaf.rest}"
             rows.setdefault(name, []).append(f"{leaf.size} {leaf.score}")
-            sources.setdefault(name, leaf.source)
+            sources.setdefault(name, []).extend(f"[{what}]({link})" for what, link in sources_of(leaf))
         lines = [f"| config | `*` and {scores} | source |", "|---|---|---|"]
         lines += [
-            f"| `{name}` | {' · '.join(rows[name])} | [{sources[name]}](https://arxiv.org/abs/{sources[name]}) |"
+            f"| `{name}` | {' · '.join(rows[name])} | {', '.join(dict.fromkeys(sources[name]))} |"
             for name in sorted(rows)
         ]
         tables.append("\n".join(lines))
@@ -96,6 +114,18 @@ def leaves(data: str, family: str = "*") -> list[Leaf]:
             raise UserError(f"{path} is not named <head>_<model>_<neck, schedule>.py, or names no arXiv number")
         found.append(Leaf(path, path.parent.name, parts["head"], parts["size"], parts["rest"], text, source[1]))
     return found
+
+
+def sources_of(leaf: Leaf) -> list[tuple[str, str]]:
+    """Where a config's score stands, and the link there: a file of the authors' code, or else the paper.
+
+    Nothing where no score was published.
+    """
+    if leaf.score == "–":
+        return []
+    if leaf.place:
+        return [(f"{leaf.place} of the code", cards()[leaf.family]["code"])]
+    return [(f"arXiv:{leaf.source}", arxiv(leaf.source))]
 
 
 def head_of(path: Path) -> str:

@@ -8,10 +8,11 @@ import vertebra
 from huggingface_hub import EvalResult, ModelCardData
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._common import versions
-from vertebra.tools.list import cards
+from vertebra.tools.list import cards, weights_licence
 
 _SHOWN = 12  # labels; config.json has them all
 _METRICS = {"top1": "top-1", "top5": "top-5"}
+_DATA = {"in1k": "imagenet-1k", "in12k": "imagenet-12k", "in21k": "imagenet-21k", "in22k": "imagenet-22k"}
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -24,12 +25,32 @@ def is_ours(name: str) -> bool:
     return timm.models.model_entrypoint(name.split(".")[0]).__module__.startswith(f"{vertebra.__name__}.")
 
 
+def data_of_tag(tag: str) -> list[str]:
+    """The Hub's names of what weights of this tag were trained on, as far as the tag says."""
+    return sorted({_DATA[part] for part in tag.split("_") if part in _DATA})
+
+
+def published_licence(classifier: Classifier) -> str | None:
+    """The Hub's identifier of what published weights are under; None for weights of a file, and where none is stated.
+
+    That of the code says nothing of the weights, and what is stated of a family may not hold for each of its models.
+    """
+    if not classifier.published:
+        return None
+    cfg: Any = classifier.model.pretrained_cfg or {}
+    if not is_ours(classifier.name):
+        return cfg.get("license")
+    family, name = facts(classifier.name), classifier.name.partition(".")[0]
+    full = f"{name}.{cfg['tag']}" if cfg.get("tag") else name
+    return weights_licence(family, family.get("models", {}).get(full, {}))
+
+
 def card(classifier: Classifier, licence: str | None, metrics: Mapping[str, Any] | None) -> str:
     """The text of README.md.
 
     Args:
         classifier: what is published.
-        licence: the Hub's identifier, such as apache-2.0; None leaves it unsaid.
+        licence: the Hub's identifier, such as apache-2.0; None where none is stated, and the card says so.
         metrics: what `test --out` wrote, with `top1` as a fraction; None for no results.
     """
     parts = [f"---\n{_front_matter(classifier, licence, metrics)}---", f"# {classifier.name}", _summary(classifier)]
@@ -56,11 +77,12 @@ def _front_matter(classifier: Classifier, licence: str | None, metrics: Mapping[
         if metrics and key in metrics
     ]
     data = ModelCardData(
-        license=licence,
+        license=licence or "other",
+        license_name=None if licence else "not-stated",  # as in the families' cards
         library_name="timm",
         pipeline_tag="image-classification",
         tags=tags,
-        datasets=None if classifier.folders else _datasets(classifier),
+        datasets=_datasets(classifier),
         model_name=name if results else None,  # it names a list of results
         eval_results=results or None,
     )
@@ -68,11 +90,9 @@ def _front_matter(classifier: Classifier, licence: str | None, metrics: Mapping[
 
 
 def _datasets(classifier: Classifier) -> list[str] | None:
-    """The Hub's names of what published weights were trained on, by their tag."""
+    """What published weights were trained on; of others a file does not say."""
     cfg: Any = classifier.model.pretrained_cfg or {}
-    tag = str(cfg.get("tag") or "")
-    found = [hub for part, hub in (("in1k", "imagenet-1k"), ("in22k", "imagenet-22k")) if part in tag]
-    return found or None
+    return data_of_tag(str(cfg.get("tag") or "")) or None if classifier.published else None
 
 
 def _summary(classifier: Classifier) -> str:
@@ -142,8 +162,8 @@ def _source(classifier: Classifier, licence: str | None) -> str:
     if known.get("code"):
         lines.append(f"Code of the authors: {known['code']}")
     if known.get("licence"):
-        note = known.get("licence_note", "").strip()
-        lines.append(f"Licence that the authors gave: {known['licence']}. {note}".strip())
+        note = known.get("licence_note", "").strip() if classifier.published else ""
+        lines.append(f"Licence that the authors gave their code: {known['licence']}. {note}".strip())
     lines.append(f"Licence of these weights: {licence or 'not stated'}")
     lines.append(f"Written by {versions()}")
     return "\n".join(f"- {line}" for line in lines)

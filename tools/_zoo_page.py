@@ -1,7 +1,7 @@
 """docs/zoo/index.html: all models as one page that sorts, filters and plots, from docs/zoo/source and the cards' facts.
 
-The page holds its style, its script and all data, so that it opens from the file system and may be copied anywhere.
-Without JavaScript its table still stands.
+The page holds its style, its script and all data, so that it opens from the file system and works anywhere; its links
+to cards need the clone around it. Without JavaScript its table still stands.
 """
 
 import html
@@ -37,6 +37,7 @@ COLUMNS = (
     Column("cpu", "images/s, CPU", partial(decimals, digits=1)),
     Column("gpu", "images/s, GPU", partial(decimals, digits=1)),
     Column("licence", "licence of the code"),
+    Column("source", "published in"),
 )
 RANGES = {"params": "Parameters, M", "gflops": "GFLOPs", "top1": "Top-1, %"}
 AXES = {
@@ -60,10 +61,10 @@ def models(families: Sequence[Family]) -> list[dict[str, Any]]:
             "params": round(row.params / 1e6, 4),
             "gflops": round(row.gflops, 4),
             "top1": row.top1,
-            "cpu": rates.get((row.name, "cpu")),
-            "gpu": rates.get((row.name, "cuda")),
+            "cpu": rates.get((row.name, row.size, "cpu")),
+            "gpu": rates.get((row.name, row.size, "cuda")),
             "licence": row.licence or "not stated",
-            "source": row.source,
+            "source": ", ".join(what for what, _ in family.sources(row)),
         }
         for family in families
         for row in family.rows

@@ -27,10 +27,11 @@ from vertebra.tools._results import read
 
 ROOT = Path(vertebra.__file__).parent
 COUNTS = ROOT / "results" / "complexity.csv"
+TIMM = "https://github.com/huggingface/pytorch-image-models"
 _BACKBONES = f"{vertebra.__name__}.backbones."
 _LEGEND = (
     "gflops are 1e9 multiply-adds for one image of side `size`, counted here; top1 is percent on ImageNet-1K as the "
-    "source published it, not measured here."
+    "source published it, not measured here. What has no source has no published number."
 )
 
 
@@ -153,7 +154,7 @@ def make_rows(chosen: Sequence[Entry]) -> list[Row]:
                 gflops=int(counted["multiply_adds"]) / 1e9,
                 size=size,
                 top1=published.get("top1"),
-                source=_source(entry, card, published),
+                source=", ".join(what for what, _ in sources(card, published)) or None,
                 licence=card.get("licence") or entry.cfg.license,
                 kernels=list(card.get("kernels", [])),
                 url=published.get("url") or _link(entry.cfg),
@@ -167,10 +168,34 @@ def _link(cfg: Any) -> str | None:
     return f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url or None
 
 
-def _source(entry: Entry, card: dict[str, Any], published: dict[str, Any]) -> str | None:
-    arxiv = published.get("arxiv") or card.get("paper", {}).get("arxiv")
-    paper = f"arXiv:{arxiv}" if arxiv else entry.cfg.paper_ids or entry.cfg.origin_url
-    return ", ".join(part for part in (paper, published.get("source")) if part) or None
+def sources(card: dict[str, Any], published: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where the published numbers of a model stand, and the link there; nothing where none were published.
+
+    Args:
+        card: its family's part of cards.yml.
+        published: its own.
+    """
+    if "source" not in published:
+        return []
+    number = published.get("arxiv", card["paper"]["arxiv"])
+    links = {"README of the code": card["code"], "timm's notes on its weights": TIMM}
+    return [
+        (part, links[part]) if part in links else (f"{part} of arXiv:{number}", arxiv(number))
+        for part in published["source"].split(", ")
+    ]
+
+
+def arxiv(number: str) -> str:
+    """The link to a paper."""
+    return f"https://arxiv.org/abs/{number}"
+
+
+def weights_licence(card: dict[str, Any], published: dict[str, Any]) -> str | None:
+    """The Hub's identifier of the licence that is stated of a model's weights; None where none is.
+
+    What cards.yml says of a model goes before what it says of the family.
+    """
+    return {**card, **published}.get("weights_spdx")
 
 
 _TEXT = {

@@ -16,6 +16,7 @@ from vertebra.tools._card_figures import figure
 from vertebra.tools._card_index import index
 from vertebra.tools._card_page import page
 from vertebra.tools._common import make_parser, run_tool
+from vertebra.tools._detection_docs import sources_of
 
 STALE = 1
 """Exit code of --check where a page is not what it would be."""
@@ -57,16 +58,23 @@ def check_links() -> None:
     for family in families():
         links |= dict.fromkeys([family.card["code"], family.paper])
         for row in family.rows:
-            links |= dict.fromkeys(filter(None, _card_links.weights_links(row, family.published(row))))
-    seen = _card_links.check(list(links), _card_links.load(LINKS))
-    _card_links.save(LINKS, seen)
-    if all(each.status == _card_links.NOT_CHECKED for each in seen):
-        print(f"{len(seen)} links: not checked, no host can be reached from here")
+            links |= dict.fromkeys(link for _, link in family.sources(row))
+            links |= dict.fromkeys(filter(None, [*family.links(row), family.folder(row)]))
+        links |= dict.fromkeys(family.heads.values())
+        for leaf in [*family.detectors, *family.segmenters]:
+            links |= dict.fromkeys(link for _, link in sources_of(leaf))
+    seen, unreached = _card_links.check(list(links), _card_links.load(LINKS))
+    if len(unreached) == len(seen):
+        print(f"{len(seen)} links: not checked, no host can be reached from here; what was seen before stays")
         return
-    dead = [each for each in seen if each.status != "alive"]
-    print(f"{len(seen) - len(dead)} of {len(seen)} links are alive")
+    _card_links.save(LINKS, seen)
+    answered = [each for each in seen if each.url not in unreached]
+    dead = [each for each in answered if each.status != "alive"]
+    print(f"{len(answered) - len(dead)} of {len(answered)} links are alive")
     for each in dead:
         print(f"  {each.url}: {each.said}")
+    for link in unreached:
+        print(f"  {link}: its host cannot be reached from here")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

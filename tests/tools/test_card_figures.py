@@ -3,6 +3,7 @@
 import xml.etree.ElementTree as ET
 
 import pytest
+import timm
 import torch
 from contrast import contrast
 from vertebra.kernels.window_attention import window_attention
@@ -12,7 +13,7 @@ from vertebra.tools.list import cards
 
 @pytest.mark.parametrize(
     ("size", "partition"),
-    [((7, 7), "block"), ((7, 7), "grid"), ((14, 2), "block"), ((2, 14), "block"), ((2, 2), "block")],
+    [((7, 7), "block"), ((7, 7), "grid"), ((14, 7), "block"), ((7, 14), "block"), ((2, 2), "block")],
 )
 def test_a_drawn_window_is_what_the_operator_reads(size: tuple[int, int], partition: str) -> None:
     side, pixel = _card_figures.SIDE, _card_figures._PIXEL
@@ -39,3 +40,26 @@ def test_pictures_are_readable_in_both_schemes(colours: dict[str, str]) -> None:
     assert contrast(colours["text"], colours["box"]) >= 7
     assert contrast(colours["line"], colours["ground"]) >= 3
     assert contrast(colours["query"], colours["key"]) >= 1.2
+    assert contrast(colours["key"], colours["cell"]) >= 3
+
+
+def test_what_is_reached_has_an_outline_of_the_keys_colour() -> None:
+    svg = ET.fromstring(_card_figures.figure("van", "VAN"))
+    (outline,) = [each for each in svg.iter() if each.get("class") == "reach"]
+    assert float(outline.get("width") or 0) == pytest.approx(_card_svg.MAP * 23 / 27, abs=0.1)
+    assert f".reach {{ stroke: {_card_svg._LIGHT['key']}" in _card_figures.figure("van", "VAN")
+
+
+def test_boxes_that_share_the_work_stand_side_by_side() -> None:
+    column = _card_svg.Column("t", (_card_svg.Branch(("first", ("one", "two"), "last")),))
+    svg = _card_svg.draw("t", [column], [_card_svg.Marks("m", 14, (0, 0), frozenset())])
+    root = ET.fromstring(svg)
+    (one, two) = [each for each in root.iter() if each.text in ("one", "two")]
+    assert one.get("y") == two.get("y")
+    assert float(two.get("x") or 0) - float(one.get("x") or 0) > _card_svg.BOX / 2
+    assert "first - (one beside two) - last (added to its input)" in svg
+
+
+def test_the_drawn_regions_are_as_many_as_stage_3_chooses() -> None:
+    attention = timm.create_model("biformer_tiny", depths=(1, 1, 1, 1)).stages[2].blocks[0].attn
+    assert len({*_card_figures._CHOSEN}) == attention.top_k

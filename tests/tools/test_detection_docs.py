@@ -32,6 +32,17 @@ def test_a_head_without_a_score_is_named() -> None:
         docs.score_of("VAN-B0, Mask R-CNN")
 
 
+def test_a_row_of_configs_says_where_its_scores_stand_and_nothing_where_none_was_published() -> None:
+    rows = dict(re.findall(r"^\| `(\S+)` \| (.*) \|$", docs.configs(), re.MULTILINE))
+    code = "https://github.com/ysj9909/SHViT"
+    assert rows["coco/shvit/retinanet_shvit_*_fpn_1x"] == f"s4 38.8 | [downstream/README.md of the code]({code})"
+    assert "[arXiv:2202.09741](https://arxiv.org/abs/2202.09741)" in rows["coco/van/retinanet_van_*_fpn_1x"]
+    assert rows["coco/cswin/retinanet_cswin_*_fpn_1x"] == "tiny – | "
+    leaves = [leaf for data in docs.SCORES for leaf in docs.leaves(data)]
+    assert {leaf.score == "–" for leaf in leaves} == {True, False}
+    assert [leaf.path.stem for leaf in leaves if (docs.sources_of(leaf) == []) != (leaf.score == "–")] == []
+
+
 def test_configs_that_commands_name_are_there() -> None:
     pytest.importorskip("mmengine")
     page = docs.PAGE.read_text(encoding="utf-8")

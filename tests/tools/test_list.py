@@ -234,13 +234,22 @@ def test_json_has_numbers_as_numbers_and_null_for_the_unknown(capsys: pytest.Cap
         "gflops": pytest.approx(12.143756),
         "size": 224,
         "top1": 84.2,
-        "source": "arXiv:2202.09741, Table 7",
+        "source": "Table 7 of arXiv:2202.09741",
         "licence": "Apache-2.0",
         "kernels": ["depthwise_conv"],
         "url": None,
     }
     assert by_tag["in22k"]["top1"] is None
     assert by_tag["in22k_ft_in1k_384"]["size"] == 384
+
+
+def test_a_source_is_named_where_something_was_published_and_nowhere_else(rows: list[tool.Row]) -> None:
+    sources = {(row.name, row.tag): row.source for row in rows}
+    assert sources["van_b0", "in1k"] == "Table 7 of arXiv:2202.09741, README of the code"
+    assert sources["maxvit_nano_rw_256_fused", "sw_in1k"] == "timm's notes on its weights"
+    for bare in [("van_b4", "in22k"), ("davit_huge_fused", ""), ("maxvit_pico_rw_256_fused", "untrained")]:
+        assert sources[bare] is None
+    assert [row for row in rows if row.source is None and row.top1 is not None] == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """docs/zoo/index.html: one file, for keyboards and screen readers too, whose script sorts, filters and plots."""
 
-import html.parser
 import importlib.util
 import json
 import re
@@ -11,49 +10,19 @@ from typing import Any
 
 import pytest
 from contrast import contrast
+from html_reader import Reader, read
 from vertebra.tools import _zoo_page
 from vertebra.tools._card_facts import ROOT
 
 PAGE = ROOT / "docs" / "zoo" / "index.html"
-VOID = {"meta", "input", "link", "br"}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SCRIPT = _zoo_page.SOURCE / "zoo.js"
-
-
-class Reader(html.parser.HTMLParser):
-    """Every element with its attributes, the elements around it and its text; fails where tags do not close."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[dict[str, Any]] = []
-        self.elements: list[dict[str, Any]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        element = {"tag": tag, "in": [each["tag"] for each in self.open], "text": "", **dict(attrs)}
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append({"tag": tag, "in": [each["tag"] for each in self.open], "text": "", **dict(attrs)})
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop()["tag"] == tag
-
-    def handle_data(self, data: str) -> None:
-        for element in self.open:
-            element["text"] += data
-
-    def all(self, tag: str) -> list[dict[str, Any]]:
-        return [element for element in self.elements if element["tag"] == tag]
 
 
 @pytest.fixture(scope="module")
 def page() -> Reader:
-    reader = Reader()
-    reader.feed(PAGE.read_text(encoding="utf-8"))
-    assert reader.open == []
-    return reader
+    found = read(PAGE.read_text(encoding="utf-8"))
+    assert found.open == []
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +89,7 @@ def test_links_lead_to_cards(page: Reader) -> None:
 def test_text_in_the_data_cannot_end_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
     evil = {column.key: 1.0 if column.text else "</script><b>{{rows}}" for column in _zoo_page.COLUMNS}
     monkeypatch.setattr(_zoo_page, "models", lambda families: [evil | {"family": "van"}])
-    made = Reader()
-    made.feed(_zoo_page.page([]))
+    made = read(_zoo_page.page([]))
     assert made.all("b") == []
     assert json.loads(made.all("script")[0]["text"])[0]["name"] == "</script><b>{{rows}}"
 
@@ -177,14 +145,16 @@ def test_unknown_values_sort_last_and_numbers_in_names_count() -> None:
 def test_bounds_keep_what_is_known_to_lie_between_them() -> None:
     wanted = {
         "": "b10 b2 c",
-        "top1=-": "b10 b2 c",
-        "top1=0-": "b10 c",
-        "params=5-": "b10 c",
-        "params=-10": "b10 b2",
-        "gflops=1-2": "b10 b2",
+        "top1=..": "b10 b2 c",
+        "top1=0..": "b10 c",
+        "top1=-5..81": "b10",
+        "params=5..": "b10 c",
+        "params=..10": "b10 b2",
+        "params=1e-7..1e1": "b10 b2",
+        "gflops=1..2": "b10 b2",
         "family=cswin": "c",
         "family=": "",
-        "params=5-&family=van": "b10",
+        "params=5..&family=van": "b10",
     }
     keep = f"(hash) => {FEW}.filter((model) => zoo.passes(model, zoo.parseState(hash, ['van', 'cswin'])))"
     kept = js(f"{json.dumps([*wanted])}.map({keep}).map((models) => models.map((model) => model.name).join(' '))")
@@ -192,7 +162,8 @@ def test_bounds_keep_what_is_known_to_lie_between_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "sort=top1&order=descending&axis=gflops&family=cswin&params=5-20&top1=80.5-", "gflops=-3"]
+    "address",
+    ["", "sort=top1&order=descending&axis=gflops&family=cswin&params=5..20&top1=80.5..", "gflops=-3..1e-7", "top1=..3"],
 )
 def test_an_address_holds_the_whole_state(address: str) -> None:
     families = "['van', 'cswin']"
@@ -200,7 +171,7 @@ def test_an_address_holds_the_whole_state(address: str) -> None:
 
 
 def test_a_foreign_address_is_the_first_state() -> None:
-    state = js("zoo.parseState('#axis=constructor&family=nosuch&params=x-y&order=up&%', ['van'])")
+    state = js("zoo.parseState('#axis=constructor&family=nosuch&params=x..y&order=up&%', ['van'])")
     assert (state["axis"], state["family"], state["params"], state["order"]) == (
         "params",
         [],
@@ -212,68 +183,22 @@ def test_a_foreign_address_is_the_first_state() -> None:
 def test_ticks_are_round_and_inside() -> None:
     assert js("zoo.logTicks(3.5, 240)") == [5, 10, 20, 50, 100, 200]
     assert js("zoo.logTicks(0.2, 1)") == [0.2, 0.5, 1]
+    assert js("zoo.logTicks(22.6, 35.7)") == [24, 26, 28, 30, 32, 34]
+    assert js("zoo.logTicks(35, 70)") == [40, 50, 60, 70]
+    counts = js("[0.24, 1, 4.1, 33, 99.7, 500].map((value) => zoo.logTicks(value * 0.85, value * 1.15).length)")
+    assert all(3 <= count <= 9 for count in counts), "one model alone"
 
 
 def test_the_plot_is_said_in_words_and_blank_where_nothing_is_measured() -> None:
-    said = js(f"[zoo.describe(zoo.points({FEW}, 'params'), 'params'), zoo.describe(zoo.points({FEW}, 'cpu'), 'cpu')]")
+    said = js(f"[zoo.describe({FEW}, 'params'), zoo.describe({FEW}, 'cpu'), zoo.describe([], 'cpu')]")
     assert said[0].startswith("2 models: from b10, 80 % at 10 M parameters, to c, 84 % at 20 M")
     assert said[1].startswith("No model is shown")
+    assert said[2] == "No model passes the filters."
 
 
-# --- the page, in a browser ---
-
-
-def browse(page: Path, tmp_path: Path, address: str = "", size: str = "1200,900") -> Reader:
-    """The document as a headless Chromium leaves it."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser on this machine ({', '.join(BROWSERS)})")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
-    command += [f"--window-size={size}", "--virtual-time-budget=5000", "--dump-dom", f"{page.as_uri()}{address}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    reader = Reader()
-    reader.feed(done.stdout)
-    return reader
-
-
-def shown(page: Reader) -> list[str]:
-    return [each["text"] for each in page.all("th") if "tbody" in each["in"]]
-
-
-def test_a_browser_sorts_filters_and_plots(tmp_path: Path, models: list[dict[str, Any]]) -> None:
-    found = browse(PAGE, tmp_path, "#sort=top1&order=descending&family=van,cswin&params=20-90&axis=gflops")
-    wanted = [m for m in models if m["family"] in ("van", "cswin") and 20 <= m["params"] <= 90]
-    known = [m for m in wanted if m["top1"] is not None]
-    assert shown(found)[: len(known)] == [m["name"] for m in sorted(known, key=lambda m: -m["top1"])]
-    assert len(shown(found)) == len(wanted)
-    (count,) = [each["text"] for each in found.elements if each.get("id") == "count"]
-    assert count == f"{len(wanted)} of {len(models)} models shown"
-    marks = [each for each in found.all("title") if "svg" in each["in"]]
-    assert len(marks) == len(known)
-    (sorted_by,) = [each for each in found.all("th") if each.get("aria-sort") == "descending"]
-    assert sorted_by["text"] == "top-1, %"
-
-
-def test_clicks_and_keys_change_the_page(tmp_path: Path, models: list[dict[str, Any]]) -> None:
-    acts = """<script>
-    const find = (words) => document.querySelector(words);
-    find("thead button[value=params]").click();
-    find("thead button[value=params]").click();
-    const low = find("input[name=top1-low]");
-    low.value = "87";
-    low.dispatchEvent(new Event("input", { bubbles: true }));
-    </script></body>"""
-    page = tmp_path / "zoo.html"
-    page.write_text(PAGE.read_text(encoding="utf-8").replace("</body>", acts), encoding="utf-8")
-    best = [m for m in models if (m["top1"] or 0) >= 87]
-    found = shown(browse(page, tmp_path / "profile"))
-    assert found == [m["name"] for m in sorted(best, key=lambda m: -m["params"])]
-
-
-def test_a_narrow_screen_does_not_scroll_sideways(tmp_path: Path) -> None:
-    probe = "<script>document.title = `${document.documentElement.scrollWidth} ${innerWidth}`</script></body>"
-    page = tmp_path / "zoo.html"
-    page.write_text(PAGE.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
-    width, screen = map(int, browse(page, tmp_path / "profile", size="500,900").all("title")[0]["text"].split())
-    assert width <= screen
+def test_models_that_a_bound_hides_for_want_of_a_value_are_counted() -> None:
+    state = "zoo.parseState('#top1=70..&params=..5', ['van', 'cswin'])"
+    assert js(f"zoo.counted({FEW}, {state})") == (
+        "0 of 3 models shown; 1 more has no published value to compare with the bounds"
+    )
+    assert js(f"zoo.counted({FEW}, zoo.parseState('', ['van', 'cswin']))") == "3 of 3 models shown"

@@ -1,4 +1,5 @@
-# BiFormer-B, Semantic FPN, 80 000 iterations of ADE20K: 49.9 mIoU as published (arXiv 2303.08810), 60.4 M parameters.
+# BiFormer-B, Semantic FPN, 80 000 iterations of ADE20K: 49.9 mIoU as published (arXiv 2303.08810), 60.4 M parameters as
+# built here.
 # No public link leads straight to the weights it starts from: model.backbone.pretrained=FILE names the authors' file.
 #   vertebra train ade20k/biformer/semantic-fpn_biformer_base_80k
 _base_ = ["semantic-fpn_biformer_small_80k.py"]

@@ -1,4 +1,5 @@
-# BiFormer-S, Semantic FPN, 80 000 iterations of ADE20K: 48.9 mIoU as published (arXiv 2303.08810), 29.3 M parameters.
+# BiFormer-S, Semantic FPN, 80 000 iterations of ADE20K: 48.9 mIoU as published (arXiv 2303.08810), 29.3 M parameters as
+# built here.
 # No public link leads straight to the weights it starts from: model.backbone.pretrained=FILE names the authors' file.
 #   vertebra train ade20k/biformer/semantic-fpn_biformer_small_80k
 _base_ = [

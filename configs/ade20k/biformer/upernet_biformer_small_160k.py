@@ -1,5 +1,5 @@
-# BiFormer-S, UPerNet, 160 000 iterations of ADE20K: 49.8 mIoU, 50.8 at many scales (--tta) as published
-# (arXiv 2303.08810), 55.3 M parameters.
+# BiFormer-S, UPerNet, 160 000 iterations of ADE20K: 49.8 mIoU, 50.8 at many scales (--tta) as published (arXiv
+# 2303.08810), 55.3 M parameters as built here.
 # The authors warn that 16 bits may end in NaN here: optim_wrapper.dtype=bfloat16 is the way out.
 # No public link leads straight to the weights it starts from: model.backbone.pretrained=FILE names the authors' file.
 #   vertebra train ade20k/biformer/upernet_biformer_small_160k

@@ -1,5 +1,5 @@
 # DaViT-Tiny, Semantic FPN, 80 000 iterations of ADE20K: no score published; the usual recipe of this head, with drop
-# path and BatchNorm of the authors' UPerNet (arXiv 2204.03645), 32.0 M parameters.
+# path and BatchNorm of the authors' UPerNet (arXiv 2204.03645), 32.0 M parameters as built here.
 #   vertebra train ade20k/davit/semantic-fpn_davit_tiny_80k
 _base_ = [
     "../../_base_/models/semantic-fpn.py",

@@ -1,5 +1,5 @@
 # L2ViT-Tiny, Semantic FPN, 80 000 iterations of ADE20K: no score published; the usual recipe of this head, with drop
-# path and BatchNorm of the authors' UPerNet (arXiv 2501.16182), 32.2 M parameters.
+# path and BatchNorm of the authors' UPerNet (arXiv 2501.16182), 32.2 M parameters as built here.
 #   vertebra train ade20k/l2vit/semantic-fpn_l2vit_tiny_80k
 _base_ = [
     "../../_base_/models/semantic-fpn.py",

@@ -1,5 +1,5 @@
-# L2ViT-Tiny, UPerNet, 160 000 iterations of ADE20K (arXiv 2501.16182): the score is in the paper's table, which was
-# not read; the authors' recipe, 60.3 M parameters.
+# L2ViT-Tiny, UPerNet, 160 000 iterations of ADE20K (arXiv 2501.16182): the score is in the paper's table, which was not
+# read; the authors' recipe, 60.3 M parameters as built here.
 #   vertebra train ade20k/l2vit/upernet_l2vit_tiny_160k
 _base_ = [
     "../../_base_/models/upernet.py",

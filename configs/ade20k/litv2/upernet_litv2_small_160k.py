@@ -1,5 +1,5 @@
 # LITv2-S, UPerNet, 160 000 iterations of ADE20K: no score published; Swin's recipe for this head, with drop path and
-# norms of the authors' Semantic FPN (arXiv 2205.13213), 59.5 M parameters.
+# norms of the authors' Semantic FPN (arXiv 2205.13213), 59.5 M parameters as built here.
 #   vertebra train ade20k/litv2/upernet_litv2_small_160k
 _base_ = [
     "../../_base_/models/upernet.py",

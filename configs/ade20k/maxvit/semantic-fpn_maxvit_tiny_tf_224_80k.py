@@ -1,5 +1,5 @@
 # MaxViT-T, Semantic FPN, 80 000 iterations of ADE20K: no score published; the usual recipe of this head, drop path as
-# on ImageNet (arXiv 2204.01697), 34.4 M parameters.
+# on ImageNet (arXiv 2204.01697), 34.4 M parameters as built here.
 #   vertebra train ade20k/maxvit/semantic-fpn_maxvit_tiny_tf_224_80k
 _base_ = [
     "../../_base_/models/semantic-fpn.py",

@@ -1,5 +1,5 @@
 # MaxViT-T, UPerNet, 160 000 iterations of ADE20K: no score published; Swin's recipe for this head, drop path as on
-# ImageNet (arXiv 2204.01697), 60.4 M parameters.
+# ImageNet (arXiv 2204.01697), 60.4 M parameters as built here.
 #   vertebra train ade20k/maxvit/upernet_maxvit_tiny_tf_224_160k
 _base_ = [
     "../../_base_/models/upernet.py",

@@ -1,5 +1,5 @@
 # SHViT-S4, Semantic FPN, 80 000 iterations of ADE20K: no score published (arXiv 2401.16456); the usual recipe of this
-# head, norms at rest as in the authors' detectors, 22.3 M parameters.
+# head, norms at rest as in the authors' detectors, 22.3 M parameters as built here.
 #   vertebra train ade20k/shvit/semantic-fpn_shvit_s4_80k
 _base_ = [
     "../../_base_/models/semantic-fpn.py",

@@ -1,5 +1,5 @@
 # SHViT-S4, UPerNet, 160 000 iterations of ADE20K: no score published (arXiv 2401.16456); Swin's recipe for this head,
-# norms at rest as in the authors' detectors, 41.3 M parameters.
+# norms at rest as in the authors' detectors, 41.3 M parameters as built here.
 #   vertebra train ade20k/shvit/upernet_shvit_s4_160k
 _base_ = [
     "../../_base_/models/upernet.py",

@@ -1,5 +1,5 @@
 # TransNeXt-Tiny, Semantic FPN, 80 000 iterations of ADE20K: no score published; the usual recipe of this head, with
-# drop path and decay of the authors' UPerNet (arXiv 2311.17132), 32.0 M parameters.
+# drop path and decay of the authors' UPerNet (arXiv 2311.17132), 32.0 M parameters as built here.
 #   vertebra train ade20k/transnext/semantic-fpn_transnext_tiny_80k
 _base_ = [
     "../../_base_/models/semantic-fpn.py",

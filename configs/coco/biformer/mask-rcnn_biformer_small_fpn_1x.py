@@ -1,5 +1,5 @@
-# BiFormer-S, Mask R-CNN, 12 epochs of COCO: 47.8 box AP, 43.2 mask AP as published (arXiv 2303.08810) (48.1 and 43.6
-# at the code's release), 45.2 M parameters.
+# BiFormer-S, Mask R-CNN, 12 epochs of COCO: 47.8 box AP, 43.2 mask AP as published (arXiv 2303.08810) (48.1 and 43.6 at
+# the code's release), 45.2 M parameters as built here.
 # No public link leads straight to the weights it starts from: model.backbone.pretrained=FILE names the authors' file.
 #   vertebra train coco/biformer/mask-rcnn_biformer_small_fpn_1x
 _base_ = [

@@ -1,4 +1,5 @@
-# BiFormer-B, RetinaNet, 12 epochs of COCO: 47.1 box AP as published (arXiv 2303.08810), 67.0 M parameters.
+# BiFormer-B, RetinaNet, 12 epochs of COCO: 47.1 box AP as published (arXiv 2303.08810), 67.0 M parameters as built
+# here.
 # No public link leads straight to the weights it starts from: model.backbone.pretrained=FILE names the authors' file.
 #   vertebra train coco/biformer/retinanet_biformer_base_fpn_1x
 _base_ = ["retinanet_biformer_small_fpn_1x.py"]

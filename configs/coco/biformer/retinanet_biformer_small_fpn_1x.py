@@ -1,5 +1,5 @@
 # BiFormer-S, RetinaNet, 12 epochs of COCO: 45.9 box AP as published (arXiv 2303.08810) (47.3 at the code's release),
-# 35.3 M parameters.
+# 35.3 M parameters as built here.
 # No public link leads straight to the weights it starts from: model.backbone.pretrained=FILE names the authors' file.
 #   vertebra train coco/biformer/retinanet_biformer_small_fpn_1x
 _base_ = [

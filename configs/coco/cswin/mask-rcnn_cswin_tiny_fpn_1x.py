@@ -1,5 +1,5 @@
-# CSWin-T, Mask R-CNN, 12 epochs of COCO: 46.7 box AP in the paper's table (arXiv 2107.00652; not verified),
-# 42.0 M parameters.
+# CSWin-T, Mask R-CNN, 12 epochs of COCO: 46.7 box AP in the paper's table (arXiv 2107.00652; not verified), 42.0 M
+# parameters as built here.
 # Not verified, since there is no detection code of the authors: the recipe; Swin's recipe, drop path as on ImageNet.
 #   vertebra train coco/cswin/mask-rcnn_cswin_tiny_fpn_1x
 _base_ = [

@@ -1,5 +1,5 @@
-# CSWin-T, RetinaNet, 12 epochs of COCO: no score published (arXiv 2107.00652); Swin's recipe, drop path as on
-# ImageNet, 32.0 M parameters.
+# CSWin-T, RetinaNet, 12 epochs of COCO: no score published (arXiv 2107.00652); Swin's recipe, drop path as on ImageNet,
+# 32.0 M parameters as built here.
 #   vertebra train coco/cswin/retinanet_cswin_tiny_fpn_1x
 _base_ = [
     "../../_base_/models/retinanet.py",

@@ -1,5 +1,5 @@
 # L2ViT-Base, Mask R-CNN, 12 epochs of COCO in many sizes (arXiv 2501.16182): the score is in the paper's table, which
-# was not read; the authors' recipe, 108.0 M parameters.
+# was not read; the authors' recipe, 108.0 M parameters as built here.
 #   vertebra train coco/l2vit/mask-rcnn_l2vit_base_fpn_1x
 _base_ = ["mask-rcnn_l2vit_tiny_fpn_1x.py"]
 model = dict(backbone=dict(model_name="l2vit_base", drop_path_rate=0.2), neck=dict(in_channels=[128, 256, 512, 1024]))

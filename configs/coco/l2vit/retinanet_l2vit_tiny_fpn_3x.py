@@ -1,5 +1,5 @@
 # L2ViT-Tiny, RetinaNet, 36 epochs of COCO in many sizes (arXiv 2501.16182): the score is in the paper's table, which
-# was not read; the authors' recipe, 38.8 M parameters.
+# was not read; the authors' recipe, 38.8 M parameters as built here.
 #   vertebra train coco/l2vit/retinanet_l2vit_tiny_fpn_3x
 _base_ = [
     "../../_base_/models/retinanet.py",

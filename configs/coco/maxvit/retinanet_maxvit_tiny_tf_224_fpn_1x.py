@@ -1,5 +1,5 @@
 # MaxViT-T, RetinaNet, 12 epochs of COCO: no score published; Swin's recipe for this head, drop path as on ImageNet
-# (arXiv 2204.01697), 40.4 M parameters.
+# (arXiv 2204.01697), 40.4 M parameters as built here.
 #   vertebra train coco/maxvit/retinanet_maxvit_tiny_tf_224_fpn_1x
 _base_ = [
     "../../_base_/models/retinanet.py",

@@ -1,5 +1,5 @@
-# TransNeXt-Tiny, RetinaNet, 12 epochs of COCO: no score published; recipe of the authors' Mask R-CNN
-# (arXiv 2311.17132), 38.1 M parameters.
+# TransNeXt-Tiny, RetinaNet, 12 epochs of COCO: no score published; recipe of the authors' Mask R-CNN (arXiv
+# 2311.17132), 38.1 M parameters as built here.
 #   vertebra train coco/transnext/retinanet_transnext_tiny_fpn_1x
 _base_ = [
     "../../_base_/models/retinanet.py",

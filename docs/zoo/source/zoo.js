@@ -1,6 +1,6 @@
 "use strict";
 
-// What the page does. State lives in the address (#sort=top1&order=descending&family=van,cswin&gflops=0-10), so that a view
+// What the page does. State lives in the address (#sort=top1&order=descending&family=van,cswin&gflops=0..10), so that a view
 // can be linked to. Functions that touch no document come first; tests call them without a browser.
 
 const RANGES = ["params", "gflops", "top1"];
@@ -30,7 +30,7 @@ function parseState(hash, families) {
   const wanted = given.has("family") ? given.get("family").split(",") : families;
   state.family = families.filter((family) => wanted.includes(family));
   for (const key of RANGES) {
-    const [low, high] = (given.get(key) || "-").split("-");
+    const [low, high] = (given.get(key) || "..").split("..");
     state[key] = [number(low), number(high)];
   }
   return state;
@@ -47,7 +47,7 @@ function formatState(state, families) {
   if (state.family.length !== families.length) parts.set("family", state.family.join(","));
   for (const key of RANGES) {
     const [low, high] = state[key];
-    if (low !== null || high !== null) parts.set(key, `${low === null ? "" : low}-${high === null ? "" : high}`);
+    if (low !== null || high !== null) parts.set(key, `${low === null ? "" : low}..${high === null ? "" : high}`);
   }
   return parts.toString().replaceAll("%2C", ",");
 }
@@ -80,14 +80,20 @@ function sorted(models, key, order) {
   });
 }
 
-/** Round values between two positive ones, for an axis of logarithms. */
+/** Round values between two positive ones, for an axis of logarithms: of the coarsest kind that has three or more. */
 function logTicks(low, high) {
+  const inside = (value) => value >= low * 0.999 && value <= high * 1.001;
+  const powers = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) powers.push(power);
+  for (const digits of [[1, 2, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9]]) {
+    const found = powers.flatMap((power) => digits.map((digit) => digit * 10 ** power)).filter(inside);
+    if (found.length >= 3) return found.map((value) => Number(value.toPrecision(3)));
+  }
+  const rough = (high - low) / 8; // of 1, 2, 5 and 10 the next above leaves three or more
+  const unit = 10 ** Math.floor(Math.log10(rough));
+  const step = unit * [1, 2, 5, 10].find((times) => times * unit >= rough * 0.999);
   const found = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1)
-    for (const digit of [1, 2, 5]) {
-      const value = digit * 10 ** power;
-      if (value >= low * 0.999 && value <= high * 1.001) found.push(Number(value.toPrecision(3)));
-    }
+  for (let i = Math.ceil((low * 0.999) / step); inside(i * step); i += 1) found.push(Number((i * step).toPrecision(6)));
   return found;
 }
 
@@ -96,16 +102,32 @@ function points(models, axis) {
   return models.filter((model) => model.top1 !== null && model[axis] !== null);
 }
 
-/** The plot in words. */
-function describe(shown, axis) {
+/** Models that pass but for a bound on a value of theirs that is unknown. */
+function unknown(models, state) {
+  const open = (model) => ({ ...state, ...Object.fromEntries(RANGES.filter((key) => model[key] === null).map((key) => [key, [null, null]])) });
+  return models.filter((model) => !passes(model, state) && passes(model, open(model)));
+}
+
+/** How many models are shown, and why others may be missed. */
+function counted(models, state) {
+  const kept = models.filter((model) => passes(model, state)).length;
+  const hidden = unknown(models, state).length;
+  const why = hidden ? `; ${hidden} more ${hidden === 1 ? "has" : "have"} no published value to compare with the bounds` : "";
+  return `${kept} of ${models.length} models shown${why}`;
+}
+
+/** The plot of the models that pass, in words. */
+function describe(kept, axis) {
   const { name, unit } = AXES[axis];
+  const shown = points(kept, axis);
+  if (!kept.length) return "No model passes the filters.";
   if (!shown.length) return `No model is shown that has a published top-1 accuracy and a value for ${name}; unmeasured is left blank.`;
   const [low, high] = ["ascending", "descending"].map((order) => sorted(shown, "top1", order)[0]);
   const say = (model) => `${model.name}, ${model.top1} % at ${Number(model[axis].toPrecision(4))} ${unit}`;
   return `${shown.length} models: from ${say(low)}, to ${say(high)}. The table below holds the same numbers.`;
 }
 
-if (typeof module !== "undefined") module.exports = { parseState, formatState, passes, sorted, logTicks, points, describe };
+if (typeof module !== "undefined") module.exports = { parseState, formatState, passes, sorted, logTicks, points, unknown, counted, describe };
 else start();
 
 function start() {
@@ -120,12 +142,11 @@ function start() {
   function show() {
     const kept = sorted(models.filter((model) => passes(model, state)), state.sort, state.order);
     body.replaceChildren(...kept.map((model) => rows[models.indexOf(model)]));
-    document.getElementById("count").textContent = `${kept.length} of ${models.length} models shown`;
+    document.getElementById("count").textContent = counted(models, state);
     for (const button of document.querySelectorAll("thead button"))
       button.closest("th").setAttribute("aria-sort", button.value === state.sort ? state.order : "none");
-    const shown = points(kept, state.axis);
-    document.getElementById("said").textContent = describe(shown, state.axis);
-    document.getElementById("picture").replaceChildren(...drawing(shown, state.axis, families));
+    document.getElementById("said").textContent = describe(kept, state.axis);
+    document.getElementById("picture").replaceChildren(...drawing(points(kept, state.axis), state.axis, families));
   }
 
   function fill() {
@@ -167,8 +188,12 @@ function start() {
     state.sort = button.value;
     changed();
   });
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address holds the view
+    document.getElementById("table").focus();
+    document.getElementById("table").scrollIntoView();
+  });
   addEventListener("hashchange", () => {
-    if (document.getElementById(location.hash.slice(1))) return; // a link within the page
     state = parseState(location.hash, families);
     fill();
     show();
@@ -189,7 +214,7 @@ function element(name, attributes, ...children) {
 function drawing(shown, axis, families) {
   const [left, right, top, bottom] = [60, 700, 15, 345];
   const text = (x, y, anchor, words) => element("text", { x, y, "text-anchor": anchor }, words);
-  if (!shown.length) return [text((left + right) / 2, (top + bottom) / 2, "middle", "nothing to show: not measured, or not published")];
+  if (!shown.length) return [text((left + right) / 2, (top + bottom) / 2, "middle", "nothing to plot")];
   const xs = shown.map((model) => model[axis]);
   const ys = shown.map((model) => model.top1);
   const low = Math.min(...xs) * 0.85;
@@ -213,7 +238,8 @@ function drawing(shown, axis, families) {
     const i = families.indexOf(model.family);
     const title = element("title", {}, `${model.name}: ${model.top1} % at ${Number(model[axis].toPrecision(4))} ${AXES[axis].unit}`);
     const place = `translate(${x(model[axis]).toFixed(1)} ${y(model.top1).toFixed(1)})`;
-    parts.push(element("path", { d: SHAPES[i % SHAPES.length], transform: place, fill: `var(--f${i % 9})`, "fill-opacity": 0.85 }, title));
+    const mark = element("path", { class: "mark", d: SHAPES[i % SHAPES.length], fill: `var(--f${i % 9})`, "fill-opacity": 0.85 }, title);
+    parts.push(element("g", { transform: place }, mark));
   }
   return parts;
 }
