@@ -39,7 +39,9 @@ def _spread(model: Any) -> Any:
     draw = torch.Generator().manual_seed(1)
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and name.rpartition(".")[2] in ("rpn_cls", "retina_cls", "fc_cls"):
-            module.weight.data = torch.randn(module.weight.shape, generator=draw) * 0.3
+            # a wide fan-in would give so large logits that sigmoids are exactly 1, and many boxes of one score
+            gain = min(0.3, 4.8 / module.weight[0].numel() ** 0.5)
+            module.weight.data = torch.randn(module.weight.shape, generator=draw) * gain
             module.bias.data.zero_()
         elif name.endswith(("rpn_reg", "retina_reg", "fc_reg", "mask_head.conv_logits")):
             module.weight.data = torch.randn(module.weight.shape, generator=draw) * 0.05

@@ -4,7 +4,8 @@ Segmenters   `image` (batch, 3, height, width) -> `logits` (batch, classes, heig
 Detectors    `image` (1, 3, height, width) -> `boxes` (N, 4) as x0, y0, x1, y1 in pixels of that image, `scores` (N,),
              `labels` (N,), and of Mask R-CNN `masks` (N, 1, h, w) within the boxes, 0 to 1; best first
 --features   `image` (batch, 3, height, width) -> maps `stride4`, `stride8` ... of backbone and neck, of every head
-Metadata     as classifiers have it, but for the preparation of images: `resize`, steps one after the other,
+Metadata     as classifiers have it, but for `input_size`, null where height and width are free (a classifier's is the
+             size that it is evaluated at), and the preparation of images: `resize`, steps one after the other,
              {"scale": [a, b], "keep_ratio": true} (into a x b or b x a), {"scale": [width, height],
              "keep_ratio": false} and {"multiple": n} (stretched up to multiples); `channels`, `mean` and `std`; and
              `kind`, `palette`, `align_corners`, `threshold` (of a segmenter with one class), `mask_threshold`
@@ -23,7 +24,7 @@ from vertebra.tools._dense import Dense, step_name
 from vertebra.tools._dense_refusals import refusal
 from vertebra.tools._detector_check import DetectorReport, compare_boxes
 from vertebra.tools._detector_graph import DetectorGraph, translations
-from vertebra.tools._export_check import CHECKS, Report, compare, run_pytorch
+from vertebra.tools._export_check import CHECKS, Report, check_sizes, compare, run_pytorch
 from vertebra.tools._export_files import check_target, new_file
 from vertebra.tools._export_model import to_properties
 from vertebra.tools._onnx_graph import FREE_SIZE, answers, check_graph, check_opset, describe, save, trace
@@ -58,11 +59,12 @@ def export_dense(
     kind = type(dense.model).__name__
     boxes = not (features or dense.segments)
     graph, names = _graph(dense, features)
-    entries = metadata(dense, features, (3, *(static or _TRACED)))
+    entries = metadata(dense, features, (3, *static) if static else None)
     fixed = {0: boxes, 2: static is not None, 3: static is not None}
     free = {axis: name for axis, name in FREE_SIZE.items() if not fixed[axis]}
     with new_file(out) as temporary:
-        shapes = [(1 if boxes else batch, 3, *(static or size)) for batch, *size in CHECKS]
+        sizes = CHECKS if boxes else check_sizes(*_TRACED)
+        shapes = [(1 if boxes else batch, 3, *(static or size)) for batch, *size in sizes]
         expected = [] if boxes else [run_pytorch(kind, graph, shape) for shape in shapes]
         began = time.perf_counter()
         image = torch.zeros(1 if boxes else 2, 3, *(static or _TRACED))
@@ -109,8 +111,8 @@ def _map_names(model: Any) -> list[str]:
     return [f"stride{s}" if strides.count(s) == 1 else f"map{i}_stride{s}" for i, s in enumerate(strides)]
 
 
-def metadata(dense: Dense, features: bool, input_size: tuple[int, ...]) -> dict[str, Any]:
-    """What a reader needs beside the graph; `input_size` is (C, H, W)."""
+def metadata(dense: Dense, features: bool, input_size: tuple[int, ...] | None) -> dict[str, Any]:
+    """What a reader needs beside the graph; `input_size` is (C, H, W), None where sizes are free."""
     model = dense.model
     entries = {
         "model_name": getattr(model.backbone, "model_name", type(model.backbone).__name__),

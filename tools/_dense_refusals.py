@@ -40,8 +40,10 @@ def _of_detector(model: Any) -> Iterator[str]:
     dense_head = model.bbox_head if kind == "RetinaNet" else model.rpn_head
     yield from _of_parts([(dense_head, ("RetinaHead", "RPNHead"))])
     yield from _of_rules(dense_head)
-    if dense_head.test_cfg.get("nms_pre", -1) <= 0:
-        yield f"needs nms_pre of its test_cfg above 0, and it is {dense_head.test_cfg.get('nms_pre')}"
+    for rule in ("nms_pre", "max_per_img"):
+        yield from _of_number(rule, dense_head.test_cfg)
+    if getattr(dense_head.loss_cls, "custom_cls_channels", False):
+        yield f"with {type(dense_head.loss_cls).__name__} cannot be exported whole, as it has channels of its own"
     if kind == "RetinaNet":
         return
     head = model.roi_head
@@ -55,6 +57,13 @@ def _of_detector(model: Any) -> Iterator[str]:
     if any(type(layer).__name__ != "RoIAlign" or layer.pool_mode != "avg" for layer in layers):
         yield "cannot be exported whole with another pooling than RoIAlign's average"
     yield from _of_rules(head.bbox_head, head.test_cfg)
+    yield from _of_number("max_per_img", head.test_cfg)
+
+
+def _of_number(rule: str, rules: Any) -> Iterator[str]:
+    """Of how many there may be at most: mmdet takes all where it is -1, and no graph does."""
+    if (rules.get(rule) or -1) <= 0:
+        yield f"needs {rule} of its test_cfg above 0, and it is {rules.get(rule)}"
 
 
 def _of_parts(parts: list[tuple[Any, tuple[str, ...]]]) -> Iterator[str]:
@@ -68,5 +77,5 @@ def _of_rules(head: Any, rules: Any = None) -> Iterator[str]:
     coder, nms = head.bbox_coder, (rules or head.test_cfg).get("nms") or {}
     if type(coder).__name__ != "DeltaXYWHBBoxCoder" or coder.add_ctr_clamp:
         yield f"with the coder {type(coder).__name__} cannot be exported whole, as with DeltaXYWHBBoxCoder"
-    if nms.get("type", "nms") != "nms" or not nms.keys() <= {"type", "iou_threshold"}:
+    if nms.get("type", "nms") != "nms" or not {"iou_threshold"} <= nms.keys() <= {"type", "iou_threshold"}:
         yield f"with nms={dict(nms)} cannot be exported whole, as with type 'nms' and an iou_threshold"

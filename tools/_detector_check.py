@@ -71,6 +71,7 @@ def compare_boxes(file: Path, graph: nn.Module, shapes: Sequence[tuple[int, ...]
         expected = [run_pytorch(kind, graph, shape) for shape in shapes]
     lowered = file.with_name(f"{file.name}.any_score")
     try:
+        _check_threshold(file, graph.model)
         _save_with_any_score(file, lowered)
         answer, checks = answers(lowered), []
         for image, wanted in expected:
@@ -117,10 +118,29 @@ def agreement(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return pairs / max(len(boxes), len(others))
 
 
+def _last_head(model: Any) -> Any:
+    return model.roi_head if hasattr(model, "roi_head") else model.bbox_head
+
+
+def _check_threshold(file: Path, model: Any) -> None:
+    """UserError where a file has another threshold of scores than its detector: the comparison goes without one."""
+    onnx = need("onnx", extra="export")
+    graph = onnx.load(file, load_external_data=False).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    last = [node for node in graph.node if node.op_type == "NonMaxSuppression"][-1]
+    found = constants.get(last.input[4])
+    wanted = max(_last_head(model).test_cfg.get("score_thr", 0), _ALL)
+    value = float("nan") if found is None else onnx.numpy_helper.to_array(found).item()
+    if not abs(value - wanted) <= 1e-6:
+        raise UserError(
+            f"the exported file has {value:g} for the least score of a box, its detector {wanted}: nothing was written"
+        )
+
+
 @contextlib.contextmanager
 def _any_score(model: Any) -> Iterator[None]:
     """Inside, the detector's threshold of scores is below all of them."""
-    head = model.roi_head if hasattr(model, "roi_head") else model.bbox_head
+    head = _last_head(model)
     before = head.test_cfg
     head.test_cfg = copy.deepcopy(before)
     head.test_cfg.score_thr = _ALL
@@ -132,7 +152,7 @@ def _any_score(model: Any) -> Iterator[None]:
 
 def _save_with_any_score(file: Path, lowered: Path) -> None:
     onnx = need("onnx", extra="export")
-    model = onnx.load(file)
+    model = onnx.load(file, load_external_data=False)  # both stand in one folder, and large weights beside them
     model.graph.initializer.append(onnx.numpy_helper.from_array(torch.tensor([_ALL]).numpy(), "any_score"))
     for node in model.graph.node:
         if node.op_type == "NonMaxSuppression":

@@ -1,4 +1,7 @@
-"""Does an exported file answer as PyTorch does? Comparisons in standard deviations of the output, and their report."""
+"""Does an exported file answer as PyTorch does? Comparisons in standard deviations of the output, and their report.
+
+Where an output is nearly constant, a hundredth of its largest value stands in for its standard deviation: `difference`.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +24,7 @@ Expected = tuple[Tensor, list[Tensor]]
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: images (B, C, H, W), the largest difference over the output's standard deviation."""
+    """One comparison: images (B, C, H, W), and `difference` of the outputs."""
 
     shape: tuple[int, ...]
     difference: float
@@ -61,6 +64,14 @@ class Report:
             *self.notes,
         ]
         return "\n".join(lines)
+
+
+def check_sizes(height: int, width: int) -> tuple[tuple[int, int, int], ...]:
+    """Batch, height and width of all comparisons: `CHECKS`, and a single image of the given size.
+
+    Larger batches alone would not show a graph that cannot take one image.
+    """
+    return *CHECKS, (1, height, width)
 
 
 def run_pytorch(name: str, model: nn.Module, shape: tuple[int, ...]) -> Expected:

@@ -12,7 +12,7 @@ import timm
 from torch import Tensor, nn
 from vertebra import __version__
 from vertebra.backbones._errors import UserError
-from vertebra.tools._classifier import Classifier
+from vertebra.tools._classifier import Classifier, require_classes
 from vertebra.tools._export_check import first_line
 
 
@@ -38,8 +38,10 @@ def with_names(classifier: Classifier, features: bool) -> tuple[nn.Module, list[
     """
     model = classifier.model.float().eval()
     if not features:
-        if not model.num_classes:
-            raise UserError(f"{classifier.name} has no classifier here: --features exports its maps")
+        try:
+            require_classes(classifier)
+        except UserError as error:
+            raise UserError(f"{error}, and --features exports maps") from error
         return model, ["logits"]
     try:
         info: Any = timm.create_model(

@@ -1,8 +1,10 @@
 """A row of results/exports.csv: the size of an exported file, how well it agrees, and its time beside PyTorch's."""
 
+import argparse
+import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,18 +12,24 @@ import onnxruntime
 import torch
 from torch import nn
 from vertebra.tools._classifier import Classifier
+from vertebra.tools._common import parse_size
+from vertebra.tools._export_files import no_empty_folders
 from vertebra.tools._export_model import image_size, with_names
 from vertebra.tools._onnx_export import OnnxReport
 from vertebra.tools._onnx_graph import open_session
-from vertebra.tools._results import origin
+from vertebra.tools._results import check_csv, origin
 
 SECONDS, LEAST, MOST = 10.0, 3, 50
 """Rounds go on for so many seconds, at least and at most so many of them."""
 
+ASKED = "--static"
+"""The reason of a row whose size was fixed because it was asked for."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """One exported file; `difference` is the largest of the checks, in standard deviations of the output.
+    """One exported file; `difference` is the largest of the checks, in standard deviations of the output
+    (or in hundredths of its largest value, where those are larger).
 
     Times are medians for one image of `height` x `width` on the CPU, in float32 and inference mode, by the same number
     of threads: ONNX Runtime and PyTorch in turn.
@@ -29,11 +37,18 @@ class Row:
 
     name: str
     task: str
+    weights: str
+    """`random`, `pretrained`, or `file` for those of a checkpoint."""
     nodes: int
     megabytes: float
+    """To the byte, so that a file can be told from another one."""
     opset: int
     free: bool
     """Whether height and width are free."""
+    reason: str
+    """Why they are not: `ASKED`, or what stood against free ones; empty where they are."""
+    options: str
+    """What was asked for, as `asked_options` puts it."""
     difference: float
     onnxruntime_ms: float
     pytorch_ms: float
@@ -53,18 +68,53 @@ class Row:
     date: str
 
 
-def measure(classifier: Classifier, report: OnnxReport, features: bool, static: tuple[int, int] | None) -> Row:
-    """Time an exported file beside its model; the row of both."""
+def asked_options(args: argparse.Namespace) -> str:
+    """The options of a command line that change what a file holds beside its weights: `--opset 18 --static 64x64`."""
+    size = "x".join(map(str, parse_size(args.static))) if args.static else None
+    options = {"--opset": args.opset, "--static": size}
+    return " ".join(f"{option} {value}" for option, value in options.items() if value)
+
+
+@contextlib.contextmanager
+def checked_table(path: Path, asked: str | None = None) -> Iterator[None]:
+    """A block that appends rows to a file, which is not left behind empty, nor is a folder that was made for it.
+
+    `asked` is how the file was asked for, if not by `--csv`.
+
+    Raises:
+        UserError: rows cannot be appended to the file.
+    """
+    with no_empty_folders(path.parent):
+        check_csv(path, Row, asked)
+        try:
+            yield
+        finally:
+            if path.exists() and not path.stat().st_size:
+                path.unlink()
+
+
+def measure(
+    classifier: Classifier,
+    report: OnnxReport,
+    features: bool,
+    static: tuple[int, int] | None,
+    weights: str = "random",
+    options: str = "",
+) -> Row:
+    """Time an exported file beside its model; the row of both, which tells of their `weights` and `options`."""
     model, _ = with_names(classifier, features)
     channels, height, width = image_size(classifier, static)
     ours, theirs, rounds = take_turns(report.file, model.cpu(), (1, channels, height, width))
     return Row(
         name=classifier.name,
         task="features" if features else "classification",
+        weights=weights,
         nodes=report.nodes,
-        megabytes=round(report.megabytes, 2),
+        megabytes=round(report.megabytes, 6),
         opset=report.opset,
         free=report.free_size,
+        reason="" if report.free_size else ASKED,
+        options=options,
         difference=float(f"{report.difference:.2e}"),
         onnxruntime_ms=round(ours, 2),
         pytorch_ms=round(theirs, 2),

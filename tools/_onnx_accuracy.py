@@ -32,7 +32,8 @@ class Sample:
 class Accuracy:
     """How the answers of a smaller file differ from the float32 file's on the same images.
 
-    `agreement`, `top1` and `top1_float32` are shares of the images; None for maps, and top-1 also without classes.
+    `agreement` is a share of the images, `top1` and `top1_float32` are shares of the `labelled` ones, whose class is
+    known; None for maps, and top-1 also without classes.
     `difference` is the root mean square of the outputs' differences in standard deviations of the output.
     """
 
@@ -41,6 +42,7 @@ class Accuracy:
     agreement: float | None = None
     top1: float | None = None
     top1_float32: float | None = None
+    labelled: int = 0
 
     def __str__(self) -> str:
         parts = [f"typical difference {self.difference:.1e} of the output's standard deviation"]
@@ -50,14 +52,9 @@ class Accuracy:
             parts.append(f"{self.images} images")
         if self.top1 is not None and self.top1_float32 is not None:
             change = 100 * (self.top1 - self.top1_float32)
-            parts.insert(1, f"top-1 {self.top1:.2%} against {self.top1_float32:.2%} ({change:+.2f} points)")
+            of = f" of the {self.labelled} with a class" if self.labelled < self.images else ""
+            parts.insert(1, f"top-1 {self.top1:.2%} against {self.top1_float32:.2%} ({change:+.2f} points){of}")
         return ", ".join(parts)
-
-
-def check_images(classifier: Classifier, input_size: tuple[int, int, int]) -> None:
-    """UserError for a model that does not take pictures in RGB."""
-    if input_size[0] != 3:
-        raise UserError(f"{classifier.name} has {input_size[0]} input channels; images of a folder have 3")
 
 
 def find_samples(folder: Path, split: str, classifier: Classifier, option: str) -> list[Sample]:
@@ -158,13 +155,14 @@ def typical_difference(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).square().mean().sqrt() / expected.std(correction=0).clamp(min=1e-30)).item()
 
 
-def _shares(votes: Sequence[tuple[int, int, int | None]]) -> dict[str, float]:
+def _shares(votes: Sequence[tuple[int, int, int | None]]) -> dict[str, Any]:
     """Agreement and top-1 from classes chosen before, chosen after, and right; what cannot be known is left out."""
     if not votes:
         return {}
-    shares = {"agreement": sum(before == after for before, after, _ in votes) / len(votes)}
+    shares: dict[str, Any] = {"agreement": sum(before == after for before, after, _ in votes) / len(votes)}
     known = [vote for vote in votes if vote[2] is not None]
     if known:
+        shares["labelled"] = len(known)
         shares["top1"] = sum(after == target for _, after, target in known) / len(known)
         shares["top1_float32"] = sum(before == target for before, _, target in known) / len(known)
     return shares

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from vertebra.tools._classifier import Classifier
-from vertebra.tools._export_check import CHECKS, Report, compare, run_pytorch
+from vertebra.tools._export_check import Report, check_sizes, compare, run_pytorch
 from vertebra.tools._export_files import check_target, new_file
 from vertebra.tools._export_model import image_size, metadata, to_properties, with_names
 from vertebra.tools._onnx_graph import FREE_SIZE, answers, check_graph, check_opset, describe, save, trace
@@ -47,7 +47,7 @@ def export(
     check_target(out)
     model, names = with_names(classifier, features)
     channels, height, width = image_size(classifier, static)
-    shapes = [(batch, channels, *(static or size)) for batch, *size in CHECKS]
+    shapes = [(batch, channels, *(static or size)) for batch, *size in check_sizes(height, width)]
     with new_file(out) as temporary:
         expected = [run_pytorch(classifier.name, model, shape) for shape in shapes]
         began = time.perf_counter()

@@ -126,6 +126,8 @@ class OnnxDense(Dense):
         scale = torch.tensor([width / image.width, height / image.height] * 2)
         # a file of a fixed size has black margins, and boxes may reach into them
         corners = torch.minimum(corners, torch.tensor([width, height] * 2)) / scale
+        inside = (corners[:, 2:] > corners[:, :2]).all(1)  # a box within the margins has no area left
+        corners, scores, labels, *masks = (part[inside] for part in (corners, scores, labels, *masks))
         pasted = None
         if masks:
             pasted = paste(masks[0][:, 0], corners, (image.height, image.width), self.known["mask_threshold"])
@@ -213,8 +215,10 @@ def paste(masks: Tensor, corners: Tensor, size: tuple[int, int], threshold: floa
     for whole, mask, (x0, y0, x1, y1) in zip(image, masks, corners.tolist(), strict=True):
         if x1 <= x0 or y1 <= y0:
             continue
-        top, bottom = max(int(y0) - 1, 0), min(int(y1) + 2, size[0])
-        left, right = max(int(x0) - 1, 0), min(int(x1) + 2, size[1])
+        top, left = max(int(y0) - 1, 0), max(int(x0) - 1, 0)
+        bottom, right = max(top, min(int(y1) + 2, size[0])), max(left, min(int(x1) + 2, size[1]))
+        if bottom == top or right == left:  # it lies outside of the image
+            continue
         y = (torch.arange(top, bottom) + 0.5 - y0) / (y1 - y0) * 2 - 1
         x = (torch.arange(left, right) + 0.5 - x0) / (x1 - x0) * 2 - 1
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]  # (1, rows, columns, 2: x, y)

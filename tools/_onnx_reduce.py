@@ -9,7 +9,9 @@ import numpy as np
 from torch import Tensor
 from vertebra.backbones._errors import UserError
 from vertebra.tools._common import need
-from vertebra.tools._onnx_graph import ONE_FILE_LIMIT, check_packages, quiet
+from vertebra.tools._export_files import bytes_of, data_file
+from vertebra.tools._onnx_graph import ONE_FILE_LIMIT, check_packages
+from vertebra.tools._quiet import quiet
 
 HALF_LIMIT = 65504
 _QUANTISED = ["Conv", "MatMul", "Gemm"]
@@ -26,7 +28,7 @@ def largest_value(path: Path, batches: Sequence[Tensor]) -> float:
     with quiet(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         from onnxruntime.quantization.calibrate import create_calibrator
 
-        augmented, large = str(Path(folder, path.name)), _bytes_of(path) > ONE_FILE_LIMIT
+        augmented, large = str(Path(folder, path.name)), bytes_of(path) > ONE_FILE_LIMIT
         calibrator = create_calibrator(path, augmented_model_path=augmented, use_external_data_format=large)
         calibrator.collect_data(_reader(batches))
         ends = np.concatenate([np.ravel(data.range_value) for data in calibrator.compute_data().values()])
@@ -68,7 +70,7 @@ def to_int8(source: Path, target: Path, batches: Sequence[Tensor]) -> Path | Non
         The file with the weights, where one file would be too large.
     """
     onnx = check_packages()
-    large = _bytes_of(source) > ONE_FILE_LIMIT
+    large = bytes_of(source) > ONE_FILE_LIMIT
     with quiet(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
         from onnxruntime.quantization import QuantFormat, quantize_static
 
@@ -104,11 +106,6 @@ def _save(model: Any, source: Path, target: Path, precision: str) -> Path | None
     kept = {p.key: p.value for p in onnx.load(source, load_external_data=False).metadata_props}
     onnx.helper.set_model_props(model, kept | {"precision": f'"{precision}"'})
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > ONE_FILE_LIMIT
-    data_file = target.with_name(f"{target.name}.data")
-    onnx.save_model(model, target, save_as_external_data=large, location=data_file.name)
-    return data_file if large else None
-
-
-def _bytes_of(path: Path) -> int:
-    """The size of a model with what lies beside it."""
-    return sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.exists())
+    data = data_file(target)
+    onnx.save_model(model, target, save_as_external_data=large, location=data.name)
+    return data if large else None

@@ -31,10 +31,10 @@ from vertebra.backbones._errors import UserError
 from vertebra.tools import _program_worker
 from vertebra.tools._benchmark_worker import why_not_compiled
 from vertebra.tools._classifier import Classifier
-from vertebra.tools._export_check import CHECKS, Expected, Report, compare, first_line, run_pytorch
+from vertebra.tools._export_check import Expected, Report, check_sizes, compare, first_line, run_pytorch
 from vertebra.tools._export_files import check_target, new_file
 from vertebra.tools._export_model import FeatureMaps, image_size, metadata, with_names
-from vertebra.tools._onnx_graph import quiet
+from vertebra.tools._quiet import quiet
 
 METADATA = "vertebra.json"
 """The entry of each file that says what the program is, and how images are prepared for it."""
@@ -75,7 +75,7 @@ def check_options(out: Path, kind: str, device: torch.device, opset: int | None 
     suffixes = FORMATS[kind].suffixes
     if opset is not None:
         raise UserError(f"--opset {opset} is for ONNX; --format {kind} has no such version")
-    if out.suffix.lower() not in suffixes:
+    if out.suffix not in suffixes:  # PyTorch's own loaders know no M.PT2
         raise UserError(f"--out {out} must end in {' or '.join(suffixes)} for --format {kind}")
     check_target(out, lambda path: bool(read_metadata(path)), "program that this tool wrote")
     lacking = _why_no_aoti(device) if kind == "aoti" else None
@@ -115,8 +115,7 @@ def export(
     text = json.dumps(metadata(classifier, features, (channels, *own)))
     model = _pruned(module) if isinstance(module, FeatureMaps) else module
     size = (channels, *(static or TRACED))
-    # the others' batches would not show a graph that cannot take one image alone
-    shapes = [(batch, channels, *(static or side)) for batch, *side in (*CHECKS, (1, *own))]
+    shapes = [(batch, channels, *(static or side)) for batch, *side in check_sizes(*own)]
     with new_file(out) as temporary:
         expected = [run_pytorch(classifier.name, model, shape) for shape in shapes]
         began = time.perf_counter()

@@ -6,15 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from vertebra.backbones._errors import UserError
-from vertebra.tools._classifier import Classifier
+from vertebra.tools._classifier import Classifier, require_pictures
 from vertebra.tools._export_check import CHECKS
-from vertebra.tools._export_files import check_target, new_file
+from vertebra.tools._export_files import HIDDEN, check_target, new_file
 from vertebra.tools._export_model import image_size
 from vertebra.tools._onnx_accuracy import (
     Accuracy,
     Sample,
     batches,
-    check_images,
     check_numbers,
     find_samples,
     measure,
@@ -59,11 +58,11 @@ def export_reduced(
     out, precision = Path(out), "int8" if calibrate else "float16"
     check_target(out)
     size = image_size(classifier, static)
-    calibration, samples = _find_images(classifier, calibrate, data, size)
+    calibration, samples = _find_images(classifier, calibrate, data)
     tried = [images for images, _ in batches(calibration if calibrate else spread(samples), classifier, size)]
     if calibrate and not tried:
         raise UserError(f"none of the {len(calibration)} images of --calibrate {calibrate} can be read")
-    with new_file(out) as temporary, tempfile.TemporaryDirectory(prefix=".export_onnx_", dir=out.parent) as folder:
+    with new_file(out) as temporary, tempfile.TemporaryDirectory(prefix=HIDDEN, dir=out.parent) as folder:
         full = Path(folder, "float32.onnx")
         report = export(classifier, full, features, static, opset)
         began = time.perf_counter()
@@ -84,6 +83,7 @@ def export_reduced(
     return replace(
         report,
         **changes,
+        runtime="The float32 file that it was made from, in ONNX Runtime,",
         details=f"{precision}, opset {found}, {nodes} nodes",
         seconds=seconds,
         nodes=nodes,
@@ -93,11 +93,11 @@ def export_reduced(
 
 
 def _find_images(
-    classifier: Classifier, calibrate: Path | None, data: Path | None, size: tuple[int, int, int]
+    classifier: Classifier, calibrate: Path | None, data: Path | None
 ) -> tuple[list[Sample], list[Sample]]:
     """Images to calibrate on, and others to measure on; UserError where a folder has none or the model takes no RGB."""
     if calibrate or data:
-        check_images(classifier, size)
+        require_pictures(classifier)
     seen = find_samples(calibrate, "train", classifier, "--calibrate") if calibrate else []
     if data:
         return spread(seen), find_samples(data, "val", classifier, "--data")

@@ -50,13 +50,17 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
-    """The commit of this clone, with a + where files differ from it; empty where vertebra does not run from a clone."""
+    """The commit of this clone, with a + where files differ from it; empty where vertebra does not run from a clone.
+
+    Tables that grow in results/ change nothing that is measured, and give no +.
+    """
     git = ["git", "-C", str(Path(vertebra.__file__).parent)]
     if not (Path(vertebra.__file__).parent / ".git").exists():
         return ""
     try:
         head = subprocess.check_output([*git, "rev-parse", "--short=10", "HEAD"], text=True, stderr=subprocess.DEVNULL)
-        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, stderr=subprocess.DEVNULL)
+        status = [*git, "status", "--porcelain", "-uno", "--", ".", ":!results"]
+        changed = subprocess.check_output(status, text=True, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head.strip() + ("+" if changed.strip() else "")
@@ -72,26 +76,30 @@ def align(lines: Sequence[Sequence[str]], left: int) -> str:
     )
 
 
-def check_csv(path: Path, row: type) -> None:
-    """Refuse, before anything is measured, a file that cannot be appended to or has other columns than `row`."""
+def check_csv(path: Path, row: type, asked: str | None = None) -> None:
+    """Refuse, before anything is measured, a file that cannot be appended to or has other columns than `row`.
+
+    `asked` is how it was asked for, for the sentence; `--csv` with its path if None.
+    """
+    asked = asked or f"--csv {path}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+", encoding="utf-8", newline="") as file:
             file.seek(0)
             header = next(csv.reader(file), None)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--csv {path} cannot be appended to: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"{asked} cannot be appended to: {getattr(error, 'strerror', None) or error}") from error
     columns = _columns(row)
     if header is not None and header != columns:
-        raise UserError(f"--csv {path} has other columns than {', '.join(columns[:4])} ...: choose another file")
+        raise UserError(f"{asked} has other columns than {', '.join(columns[:4])} ...: choose another file with --csv")
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none if it is missing."""
+    """The rows of a CSV file; none if it is missing, and without those that a full disk cut off."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
 
 
 def append(path: Path, rows: Sequence[Any]) -> None:
@@ -100,10 +108,18 @@ def append(path: Path, rows: Sequence[Any]) -> None:
     writer = csv.DictWriter(text, _columns(type(rows[0])), lineterminator="\n")
     if not path.exists() or not path.stat().st_size:
         writer.writeheader()
+    elif not _ends_a_line(path):  # a full disk cut the last row off
+        text.write("\n")
     writer.writerows(asdict(row) for row in rows)
     with path.open("a", encoding="utf-8", newline="") as file:
         file.write(text.getvalue())
     print(f"{len(rows)} rows appended to {path}")
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, io.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _columns(row: type) -> list[str]:

@@ -8,6 +8,9 @@ Input    `image` (batch, channels, height, width) float32, normalised with the f
 Output   `logits` (batch, classes), or with `--features` maps (batch, C, height/4, width/4) `stride4`, `stride8` ...
 Metadata JSON values: model_name, task, labels, input_size, interpolation, crop_pct, crop_mode, mean, std, vertebra
 
+The graph's constants are the model's own and little more. A TransNeXt with `--static` has some per cent more: parts of
+what its MLPs make of positions are stored instead of being computed.
+
 A detector's or segmenter's config gives the whole of it, or with `--features` its backbone and neck: _dense_export.py.
 `--format` writes PyTorch's own programs instead: _programs.py.
 """
@@ -16,9 +19,10 @@ if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +30,15 @@ import torch
 from vertebra.backbones._errors import UserError
 from vertebra.kernels.dispatch import VARIABLE
 from vertebra.tools import _programs
-from vertebra.tools._classifier import Classifier, load_classifier
+from vertebra.tools._classifier import PRETRAINED, Classifier, _imagenet_labels, load_classifier
 from vertebra.tools._common import make_parser, need, parse_size, pick_device, run_tool
-from vertebra.tools._export_files import check_target
+from vertebra.tools._export_files import check_target, tell_leftovers
 from vertebra.tools._onnx_export import OnnxReport, export
 from vertebra.tools._onnx_graph import check_opset, check_packages
-from vertebra.tools._results import append, check_csv
+from vertebra.tools._results import append
 
 if TYPE_CHECKING:
     from vertebra.tools._dense import Dense
-    from vertebra.tools._export_check import Report
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("name", nargs="?", metavar="NAME|CONFIG", help="a model (`vertebra list`), or a config")
     add("--checkpoint", metavar="F", help="weights, or `pretrained` (default: fresh, random weights)")
-    add("--out", type=Path, metavar="F", help="the file to write; with --all, the folder")
+    add("--out", type=Path, metavar="F", help="the file to write; with --all, the folder, exports.csv included")
     add("--features", action="store_true", help="export the feature maps instead of the classifier")
     add("--static", metavar="HxW", help="fix height and width, where a model cannot do without")
     add("--opset", type=int, metavar="N", help="version of the ONNX operators (default: PyTorch's own)")
@@ -76,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--csv",
         type=Path,
         metavar="F",
-        help="time the file beside PyTorch; append a row, to results/exports.csv say",
+        help="time the file beside PyTorch; append a row, to results/exports.csv say (with --all: OUT/exports.csv)",
     )
     add("--all", action="store_true", help="export every name of vertebra, or those that NAME means to `vertebra list`")
     add("--family", metavar="A,B", help="with --all: names of these families")
@@ -102,21 +105,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return export_all(args)
     if args.format == "onnx":
         check_target(args.out)
-    model = _load(args.name, args.checkpoint, device)
-    if args.checkpoint is None:
-        print(f"{args.name}: no --checkpoint given, the file gets fresh, random weights", file=sys.stderr)
+    tell_leftovers(args.out.parent)
+    with _table(args.csv):
+        model = _load(args, device)
+        if args.checkpoint is None:
+            print(f"{args.name}: no --checkpoint given, the file gets fresh, random weights", file=sys.stderr)
+        _write(model, args, static)
+    return 0
+
+
+def _table(path: Path | None) -> contextlib.AbstractContextManager[None]:
+    if path is None:
+        return contextlib.nullcontext()
+    from vertebra.tools._export_table import checked_table
+
+    return checked_table(path)
+
+
+def _write(model: "Classifier | Dense", args: argparse.Namespace, static: tuple[int, int] | None) -> None:
+    """Write the file, its row too where one is asked for, and say what was written."""
     if not isinstance(model, Classifier):
-        print(_export_dense(model, args, static))
+        from vertebra.tools._dense_export import export_dense
+
+        print(export_dense(model, args.out, args.features, static, args.opset))
     elif args.format != "onnx":
         print(_programs.export(model, args.out, args.format, args.features, static))
     else:
         report = _export(model, args, static)
         print(report)
         if args.csv:
-            from vertebra.tools._export_table import measure
+            from vertebra.tools._export_table import asked_options, measure
 
-            append(args.csv, [measure(model, report, args.features, static)])
-    return 0
+            weights = {None: "random", PRETRAINED: PRETRAINED}.get(args.checkpoint, "file")
+            append(args.csv, [measure(model, report, args.features, static, weights, asked_options(args))])
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -136,10 +157,6 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--data {args.data} is for --fp16 and --int8, of which none was given")
     if args.csv and (args.fp16 or args.int8):
         raise UserError(f"--csv {args.csv} has rows of float32 files; --{'fp16' if args.fp16 else 'int8'} gets none")
-    if args.csv:
-        from vertebra.tools._export_table import Row
-
-        check_csv(args.csv, Row)
 
 
 def _export(classifier: Classifier, args: argparse.Namespace, static: tuple[int, int] | None) -> OnnxReport:
@@ -151,18 +168,20 @@ def _export(classifier: Classifier, args: argparse.Namespace, static: tuple[int,
     return report
 
 
-def _export_dense(dense: "Dense", args: argparse.Namespace, static: tuple[int, int] | None) -> "Report":
-    from vertebra.tools._dense_export import export_dense
-
+def _check_dense(args: argparse.Namespace) -> None:
+    """Refuse what is for classifiers, before a detector or segmenter is built."""
     asked = [option for option in ("fp16", "int8", "csv") if getattr(args, option)]
     asked += [f"format {args.format}"] if args.format != "onnx" else []
     if asked:
         raise UserError(f"--{asked[0]} is for classifiers and their maps; {args.name} is a detector's or segmenter's")
-    return export_dense(dense, args.out, args.features, static, args.opset)
 
 
-def _load(name: str, checkpoint: str | None, device: torch.device) -> "Classifier | Dense":
+_OF_TRAINING = ("weights", "pretrained", "compiled", "sync_bn", "grad_checkpointing")
+
+
+def _load(args: argparse.Namespace, device: torch.device) -> "Classifier | Dense":
     """The classifier of a name, or the model of a config; mm* packages are needed for a config alone."""
+    name, checkpoint = args.name, args.checkpoint
     if "/" not in name and not name.endswith(".py"):
         return load_classifier(name, checkpoint, device=device)
     need("mmengine", extra="train")
@@ -176,6 +195,7 @@ def _load(name: str, checkpoint: str | None, device: torch.device) -> "Classifie
     check_model(config)
     if is_dense(config):
         need("mmcv", extra="mm")
+        _check_dense(args)
         from vertebra.tools._dense import load_dense_target
 
         return load_dense_target(config, checkpoint, device)
@@ -183,7 +203,15 @@ def _load(name: str, checkpoint: str | None, device: torch.device) -> "Classifie
         raise UserError(f"config {name} is of a {config.model.get('type')}; models with a backbone can be exported")
     if checkpoint is not None:
         return load_classifier(config.model.model_name, checkpoint, device=device)
-    return Classifier(config.model.model_name, MODELS.build(config.model).backbone.to(device))
+    for option in _OF_TRAINING:  # what a training starts from would be fetched, and is not what was asked for
+        config.model.pop(option, None)
+    built, labels = MODELS.build(config.model), list(config.get("labels") or ())
+    loader = config.get("val_dataloader") or config.get("test_dataloader") or {}
+    transform = loader.get("dataset", {}).get("transform")
+    changes = dict(transform) if isinstance(transform, Mapping) else {}  # a list has steps, and no model's values
+    backbone = built.backbone.to(device).eval()
+    named = labels or _imagenet_labels(backbone)
+    return Classifier(built.model_name, backbone, named, labels, built.options, changes)
 
 
 if __name__ == "__main__":

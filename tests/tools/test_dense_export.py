@@ -13,7 +13,7 @@ from vertebra.tools._export_model import read_metadata
 pytest.importorskip("mmdet")
 
 from small_exports import dense, small_detector, small_segmenter
-from vertebra.tools import _dense_export, _detector_check, export_onnx
+from vertebra.tools import _export_check, export_onnx
 from vertebra.tools._dense_export import export_dense, resizing
 from vertebra.tools._dense_refusals import refusal
 from vertebra.tools._detector_check import agreement
@@ -92,16 +92,6 @@ def test_file_names_classes_colours_and_the_preparation_of_images(detector: tupl
     assert known["mask_threshold"] == 0.5
 
 
-def test_detector_that_disagrees_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_detector_check, "agreement", lambda *_: 0.5)
-    monkeypatch.setattr(_detector_check, "answers", lambda *_: lambda _: [])
-    monkeypatch.setattr(_detector_check, "_save_with_any_score", lambda *_: None)
-    with pytest.raises(UserError, match=r"finds 50% of PyTorch's 20 boxes at 1x3x96x128, less than 95%: nothing was"):
-        _detector_check.compare_boxes(
-            tmp_path / "m.onnx", DetectorGraph(small_detector("retinanet")), [(1, 3, 96, 128)]
-        )
-
-
 @pytest.mark.all
 @pytest.mark.parametrize("head", ["retinanet", "mask-rcnn"])
 def test_detectors_on_our_backbones_are_exported(head: str, tmp_path: Path) -> None:
@@ -121,34 +111,8 @@ def test_detector_of_a_fixed_size_finds_nothing_where_no_score_is_high_enough(tm
     report = export_dense(dense(model, False, STEPS), tmp_path / "m.onnx", static=(96, 128))
     assert "one image (fixed size)" in str(report)
     assert [check.boxes for check in report.checks] == [20, 20]
+    assert metadata(tmp_path / "m.onnx")["input_size"] == [3, 96, 128]
     assert [x.shape[0] for x in run(tmp_path / "m.onnx", noise(1, 3, 96, 128))] == [0] * 4
-
-
-# ---- how boxes are compared
-
-
-def some_boxes() -> list[torch.Tensor]:
-    corners = torch.arange(20.0).view(5, 4) * 7
-    return [corners, torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]), torch.tensor([0, 1, 0, 1, 0])]
-
-
-def test_boxes_agree_in_any_order() -> None:
-    order = torch.tensor([1, 0, 2, 4, 3])
-    assert agreement([x[order] for x in some_boxes()], some_boxes()) == 1
-
-
-@pytest.mark.parametrize("part", [0, 1, 2], ids=["corner", "score", "label"])
-def test_a_box_that_differs_does_not_count(part: int) -> None:
-    other = some_boxes()
-    other[part][2] += 1
-    assert agreement(other, some_boxes()) == 0.8
-
-
-def test_a_box_counts_once_and_missing_ones_do_not() -> None:
-    twice = [torch.cat([x[:1], x[:1]]) for x in some_boxes()]
-    assert agreement(twice, [x[:1] for x in some_boxes()]) == 0.5
-    assert agreement([x[:0] for x in some_boxes()], some_boxes()) == 0
-    assert agreement([x[:0] for x in some_boxes()], [x[:0] for x in some_boxes()]) == 1
 
 
 # ---- segmenters, and maps of any head
@@ -158,17 +122,18 @@ def test_a_box_counts_once_and_missing_ones_do_not() -> None:
 def test_segmenter_answers_alike_at_a_size_that_nothing_was_traced_or_checked_at(
     head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_dense_export, "CHECKS", ((2, 33, 97), (1, 90, 51)))  # smaller, for the sake of time
+    monkeypatch.setattr(_export_check, "CHECKS", ((2, 33, 97), (1, 90, 51)))  # smaller, for the sake of time
     model, out = small_segmenter(head, test_cfg={"size_divisor": 32}), tmp_path / "m.onnx"
     report = export_dense(dense(model, True), out)
     assert report.outputs == ("logits",)
-    assert [check.shape for check in report.checks] == [(2, 3, 33, 97), (1, 3, 90, 51)]
+    assert [check.shape for check in report.checks] == [(2, 3, 33, 97), (1, 3, 90, 51), (1, 3, 128, 160)]
     images = noise(1, 3, 75, 110)
     with torch.inference_mode():
         expected = SegmenterGraph(model).eval()(images)  # test_segmenter_graph.py compares that with mmseg
     assert_close(run(out, images)[0], expected)
     known = metadata(out)
     assert (known["task"], known["align_corners"], known["threshold"]) == ("segmentation", False, None)
+    assert known["input_size"] is None  # sizes are free, and the traced one means nothing
 
 
 @pytest.mark.all
@@ -210,14 +175,43 @@ def test_other_detectors_are_refused_with_what_can_be_had(kind: str, tmp_path: P
     ("change", "reason"),
     [
         ({"nms": {"type": "soft_nms", "iou_threshold": 0.5}}, "with nms={'type': 'soft_nms'"),
+        ({"nms": {"type": "nms"}}, "with nms={'type': 'nms'} cannot be exported whole"),
         ({"nms_pre": -1}, "needs nms_pre of its test_cfg above 0, and it is -1"),
+        ({"max_per_img": -1}, "needs max_per_img of its test_cfg above 0, and it is -1"),
     ],
 )
 def test_rules_that_the_graph_does_not_have_are_refused(change: dict[str, Any], reason: str) -> None:
     model = small_detector("retinanet")
     assert refusal(dense(model, False)) is None
-    model.bbox_head.test_cfg.update(change)
+    for key, value in change.items():
+        model.bbox_head.test_cfg[key] = value
     assert reason in (refusal(dense(model, False)) or "")
+
+
+@pytest.mark.parametrize("part", ["rpn_head", "roi_head"])
+def test_both_stages_need_a_number_of_boxes(part: str) -> None:
+    model = small_detector("mask-rcnn")
+    assert refusal(dense(model, False)) is None
+    getattr(model, part).test_cfg.max_per_img = -1
+    assert "needs max_per_img of its test_cfg above 0" in (refusal(dense(model, False)) or "")
+
+
+def test_a_loss_that_adds_channels_of_its_own_is_refused() -> None:
+    model = small_detector("retinanet")
+    model.bbox_head.loss_cls.custom_cls_channels = True
+    assert "with FocalLoss cannot be exported whole" in (refusal(dense(model, False)) or "")
+
+
+@pytest.mark.parametrize("option", [["--fp16"], ["--csv", "t.csv"], ["--format", "exported", "--out", "m.pt2"]])
+def test_options_of_classifiers_are_refused_before_a_detector_is_built(
+    option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vertebra.tools._dense.load_dense_target", lambda *_: pytest.fail("it was built"))
+    assert run_tool(export_onnx.main, ["demo/retinanet_digits", "--out", "m.onnx", *option]) == 2
+    said = f"error: {' '.join(option[: 1 + (option[0] == '--format')])} is for classifiers and their maps"
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_segmenters_that_slide_are_refused() -> None:

@@ -1,65 +1,22 @@
 """export_onnx --all: a table of what was exported, and what was not is told at the end."""
 
 import csv
-import dataclasses
 import re
-import subprocess
-import types
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
+from export_processes import replace_processes
 from vertebra.backbones import model_names
 from vertebra.tools import _export_all, export_onnx
-from vertebra.tools._classifier import Classifier
 from vertebra.tools._common import run_tool
 from vertebra.tools._export_all import choose_names
-from vertebra.tools._export_table import Row, measure, take_turns
-from vertebra.tools._onnx_export import export
-from vertebra.tools._results import append, origin
 
 
-class Mean(nn.Module):
-    """(B, 3, H, W) -> (B, 3)."""
-
-    num_classes, pretrained_cfg = 3, {"input_size": (3, 32, 48)}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factor = nn.Parameter(torch.tensor(2.0))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.factor * x.mean((2, 3))
-
-
-def row(name: str, free: bool) -> Row:
-    """A row with nothing measured in it."""
-    measured = dict(nodes=7, megabytes=1.5, opset=20, difference=2e-6, onnxruntime_ms=3.0, pytorch_ms=4.0, rounds=5)
-    rest = dict(height=224, width=224, seconds=1.0, onnxruntime="1")
-    return Row(name=name, task="classification", free=free, **measured, **rest, **origin("cpu", 1))
-
-
-Process = Callable[..., subprocess.CompletedProcess]
-
-
-def stand_in(fate: dict[str, str], asked: list[list[str]]) -> Process:
-    """What takes the place of the process of a name: it writes a file and a row, or fails as `fate` says."""
-
-    def run(command: Sequence[str], **_: object) -> subprocess.CompletedProcess:
-        command = list(command[command.index("export_onnx") :])
-        asked.append(command)
-        what, static = fate.get(command[1], "free"), "--static" in command
-        if what == "killed":
-            return subprocess.CompletedProcess(command, -9, "", "")
-        if what == "broken" or (what == "fixed" and not static):
-            return subprocess.CompletedProcess(command, 2, "", "some warning\nerror: it has no free size\n")
-        Path(command[command.index("--out") + 1]).write_bytes(b"file")
-        append(Path(command[command.index("--csv") + 1]), [row(command[1], not static)])
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    return run
+def rows(table: Path) -> list[dict[str, str]]:
+    with table.open() as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture
@@ -70,29 +27,37 @@ def asked() -> list[list[str]]:
 
 @pytest.fixture
 def fates(monkeypatch: pytest.MonkeyPatch, asked: list[list[str]]) -> dict[str, str]:
-    """What becomes of names: `fixed`, `broken` or `killed`; others are exported."""
+    """What becomes of names, as `stand_in` has it."""
     fate: dict[str, str] = {}
-    monkeypatch.setattr(_export_all, "subprocess", types.SimpleNamespace(run=stand_in(fate, asked)))
+    replace_processes(monkeypatch, fate, asked)
     return fate
 
 
 def test_every_name_gets_a_file_and_a_row(
     fates: dict[str, str], asked: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table, out = tmp_path / "t.csv", tmp_path / "files"
-    assert run_tool(export_onnx.main, ["--all", "--out", str(out), "--csv", str(table)]) == 0
-    with table.open() as file:
-        assert [line["name"] for line in csv.DictReader(file)] == choose_names(None, None)
-    assert sorted(path.stem for path in out.iterdir()) == sorted(model_names())
-    assert len(asked) == 72
-    assert "72 files in" in capsys.readouterr().out
+    out = tmp_path / "files"
+    assert run_tool(export_onnx.main, ["--all", "--out", str(out)]) == 0
+    assert [line["name"] for line in rows(out / "exports.csv")] == choose_names(None, None)
+    assert sorted(path.stem for path in out.glob("*.onnx")) == sorted(model_names())
+    assert len(list(out.iterdir())) == 1 + len(asked) == 73
+    assert f"72 files in {out}; rows in {out / 'exports.csv'}" in capsys.readouterr().out
 
 
 def test_families_and_patterns_choose_names(fates: dict[str, str], asked: list[list[str]], tmp_path: Path) -> None:
     argv = ["*_small*", "--all", "--family", "van,cswin,litv2", "--out", str(tmp_path), "--features", "--opset", "18"]
     assert run_tool(export_onnx.main, argv) == 0
     assert [command[1] for command in asked] == ["cswin_small", "litv2_small"]
-    assert all("--features" in command and command[-2:] == ["--opset", "18"] for command in asked)
+    assert all("--features" in command and command[command.index("--opset") + 1] == "18" for command in asked)
+
+
+def test_maps_stand_beside_classifiers_and_neither_takes_the_others_place(
+    fates: dict[str, str], asked: list[list[str]], tmp_path: Path
+) -> None:
+    argv = ["van_b0", "--all", "--out", str(tmp_path)]
+    assert run_tool(export_onnx.main, argv) == run_tool(export_onnx.main, [*argv, "--features"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exports.csv", "van_b0.onnx", "van_b0_features.onnx"]
+    assert [line["task"] for line in rows(tmp_path / "exports.csv")] == ["classification", "features"]
 
 
 def test_name_without_free_sizes_gets_its_own_size_and_the_reason_is_told(
@@ -102,19 +67,93 @@ def test_name_without_free_sizes_gets_its_own_size_and_the_reason_is_told(
     assert run_tool(export_onnx.main, ["cswin_base_384", "--all", "--out", str(tmp_path)]) == 0
     assert ["--static" in command for command in asked] == [False, True]
     assert asked[1][-2:] == ["--static", "384x384"]
-    assert "of fixed size only: it has no free size" in capsys.readouterr().out
+    assert "of fixed size only: no free size; --static HxW may do" in capsys.readouterr().out
+    (line,) = rows(tmp_path / "exports.csv")
+    assert (line["free"], line["reason"], line["options"]) == ("False", "no free size; --static HxW may do", "")
+    assert run_tool(export_onnx.main, ["cswin_base_384", "--all", "--out", str(tmp_path)]) == 0
+    assert len(asked) == 2  # nobody asked for that size: it need not be done again
 
 
 def test_name_that_fails_or_is_killed_ends_nothing_else_and_is_told(
     fates: dict[str, str], asked: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fates |= {"van_b1": "broken", "van_b3": "killed"}
+    fates |= {"van_b1": "broken", "van_b3": "killed", "van_b5": "hopeless"}
     assert run_tool(export_onnx.main, ["--all", "--family", "van", "--out", str(tmp_path)]) == 2
     printed, warned = capsys.readouterr()
-    assert "van_b1  FAILED: it has no free size" in printed
+    assert "van_b1  FAILED: no classifier\n" in printed
+    assert "FAILED: ONNX Runtime differs at a free size; at 224x224: ONNX Runtime differs at a fixed size" in printed
+    assert [command[1] for command in asked].count("van_b1") == 1  # no size would help
     assert "van_b3  FAILED: its process ended with code -9; -9 mostly means that memory ran out" in printed
-    assert warned == "error: 2 of 7 names could not be exported: van_b1, van_b3\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"van_b{i}.onnx" for i in (0, 2, 4, 5, 6)]
+    assert warned == "error: 3 of 7 names could not be exported: van_b1, van_b3, van_b5\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "exports.csv",
+        *(f"van_b{i}.onnx" for i in (0, 2, 4, 6)),
+    ]
+
+
+@pytest.fixture
+def _heeding() -> Iterator[None]:
+    """Ctrl-C as in a terminal: what a shell starts in the background does not hear it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeding")
+@pytest.mark.parametrize(
+    ("signum", "to", "code"),
+    [(signal.SIGKILL, "os.getpid()", 2), (signal.SIGTERM, "os.getppid()", 143), (signal.SIGINT, "os.getppid()", 130)],
+    ids=["child killed", "terminated", "Ctrl-C"],
+)
+def test_processes_that_are_ended_leave_nothing_in_the_folder(
+    signum: int, to: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real processes and signals; only what the process of a name does is made up: it has begun a file."""
+    half = "import os, sys, time; from pathlib import Path; out = Path(sys.argv[sys.argv.index('--out') + 1]); "
+    half += "hidden = out.with_name('.export_onnx_half'); hidden.mkdir(); (hidden / 'm.onnx').write_bytes(b'half'); "
+    monkeypatch.setattr(_export_all, "_TOOL", half + f"os.kill({to}, {signum.value}); time.sleep(60)")
+    assert run_tool(export_onnx.main, ["van_b0", "--all", "--out", str(tmp_path)]) == code
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_of_someone_elses_is_not_replaced(
+    fates: dict[str, str], asked: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "van_b0.onnx").write_text("precious")
+    assert run_tool(export_onnx.main, ["van_b0", "--all", "--out", str(tmp_path)]) == 2
+    assert "van_b0.onnx exists and is no ONNX file" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["van_b0.onnx"]
+    assert not asked
+
+
+def test_folders_that_were_made_for_nothing_are_gone(
+    fates: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fates["van_b0"] = "broken"
+    argv = ["van_b0", "--all", "--out", str(tmp_path / "new/files")]
+    for more in ([], ["--csv", str(tmp_path / "other/new/t.csv")]):
+        assert run_tool(export_onnx.main, [*argv, *more]) == 2
+        assert not list(tmp_path.iterdir())
+
+
+def test_folder_whose_table_cannot_be_written_is_called_by_the_option_that_was_given(
+    fates: dict[str, str], asked: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "exports.csv").mkdir()
+    assert run_tool(export_onnx.main, ["van_b0", "--all", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --out {tmp_path}: exports.csv cannot be appended to: ")
+    assert not asked
+
+
+def test_what_a_killed_run_left_is_named_and_stays(
+    fates: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".export_onnx_old").mkdir()
+    assert run_tool(export_onnx.main, ["van_b0", "--all", "--out", str(tmp_path)]) == 0
+    assert f"{tmp_path} has leftovers of exports that were killed, or still run: .export_onnx_old\n" in (
+        capsys.readouterr().err
+    )
+    assert (tmp_path / ".export_onnx_old").is_dir()
 
 
 def test_without_out_the_table_alone_remains(
@@ -131,6 +170,8 @@ def test_without_out_the_table_alone_remains(
     [
         (["--all"], "--all needs --out DIR for the files, or --csv F"),
         (["--all", "--out", "text.txt"], "--out text.txt is no folder"),
+        (["--all", "--out", "text.txt/d"], "--out text.txt/d cannot be written: Not a directory"),
+        (["--all", "--out", "d" * 300], "cannot be written: File name too long"),
         (["--all", "--out", "d", "--family", "vans"], "--family vans: known are biformer, .* Did you mean van"),
         (["--all", "--out", "d", "vam_b0"], "no model of vertebra matches 'vam_b0'"),
         (["--all", "--out", "d", "--family", "van", "cswin_tiny"], "no model of van matches 'cswin_tiny'"),
@@ -157,31 +198,6 @@ def test_bad_input_is_one_sentence_and_runs_nothing(
     assert re.search(sentence, message)
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
     assert not asked
-
-
-# ---- the row
-
-
-def test_row_tells_of_the_file_and_times_both_runtimes(tmp_path: Path) -> None:
-    classifier = Classifier("test_resnet", Mean())
-    report = export(classifier, tmp_path / "m.onnx", static=(32, 48))
-    found = measure(classifier, report, features=False, static=(32, 48))
-    assert (found.name, found.nodes, found.opset, found.free) == ("test_resnet", report.nodes, report.opset, False)
-    assert (found.height, found.width) == (32, 48)
-    assert found.difference == pytest.approx(report.difference, rel=0.01)
-    assert found.onnxruntime_ms > 0
-    assert found.pytorch_ms > 0
-    assert None not in dataclasses.astuple(found)
-
-
-def test_runtimes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    session = types.SimpleNamespace(run=lambda *_: calls.append("onnxruntime"))
-    monkeypatch.setattr("vertebra.tools._export_table.open_session", lambda _: session)
-    monkeypatch.setattr("vertebra.tools._export_table.SECONDS", 0.0)
-    _, _, rounds = take_turns(tmp_path, lambda _: calls.append("pytorch"), (1, 3, 8, 8))  # type: ignore[arg-type]
-    assert rounds == 3
-    assert calls == ["onnxruntime", "pytorch"] * 4
 
 
 @pytest.mark.all

@@ -17,12 +17,11 @@ import torch
 from onnx import TensorProto, helper
 from PIL import Image
 from torch import nn
-from torchvision.ops import masks_to_boxes
 from vertebra.tools import infer
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._common import run_tool
 from vertebra.tools._export_model import metadata, to_properties
-from vertebra.tools._onnx_infer import OnnxDense, load_onnx, paste, prepare
+from vertebra.tools._onnx_infer import OnnxDense, load_onnx, prepare
 
 RGB = {"channels": "RGB", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
 
@@ -184,78 +183,6 @@ def test_for_a_fixed_size_images_are_shrunk_and_margins_filled(size: tuple[int, 
     assert (found[:, :, :height, :width] > 1).all()
     assert not found[:, :, height:].any()
     assert not found[:, :, :, width:].any()
-
-
-# ---- what a detector's or segmenter's outputs become
-
-
-class Outputs:
-    """A network that answers what it was given, whatever the image."""
-
-    size = ("height", "width")
-
-    def __init__(self, *outputs: torch.Tensor) -> None:
-        self.outputs = list(outputs)
-
-    def run(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return self.outputs
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return self.outputs[0]
-
-
-def onnx_dense(network: Any, segments: bool, **known: Any) -> OnnxDense:
-    step = {"scale": [80, 40], "keep_ratio": True}
-    return OnnxDense(network, ["a", "b"], [(0, 0, 0)] * 2, None, segments, known={**RGB, "resize": [step], **known})
-
-
-def test_boxes_and_masks_are_those_of_the_image_and_not_of_the_resized_one() -> None:
-    network = Outputs(
-        torch.tensor([[8.0, 4.0, 40.0, 20.0]]), torch.tensor([0.9]), torch.tensor([1]), torch.ones(1, 1, 28, 28)
-    )
-    found = onnx_dense(network, False, mask_threshold=0.5).boxes(Image.new("RGB", (160, 80)))
-    assert found.corners.tolist() == [[16, 8, 80, 40]]
-    assert found.masks is not None
-    assert found.masks.shape == (1, 80, 160)
-    assert masks_to_boxes(torch.as_tensor(found.masks)).tolist() == [[16, 8, 79, 39]]
-
-
-def test_no_boxes_are_no_error() -> None:
-    empty = Outputs(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0, 1, 28, 28))
-    found = onnx_dense(empty, False, mask_threshold=0.5).boxes(Image.new("RGB", (160, 80)))
-    assert found.corners.shape == (0, 4)
-    assert found.masks is not None
-    assert found.masks.shape == (0, 80, 160)
-
-
-def test_classes_are_told_at_the_images_size() -> None:
-    logits = torch.zeros(1, 2, 40, 80)
-    logits[:, 1, :, 40:] = 1
-    classes = onnx_dense(Outputs(logits), True, align_corners=False).classes(Image.new("RGB", (160, 80)))
-    assert classes.shape == (80, 160)
-    assert not classes[:, :79].any()
-    assert classes[:, 81:].all()
-
-
-def test_a_segmenter_of_one_class_goes_by_its_threshold() -> None:
-    logits = torch.full((1, 1, 40, 80), 0.5)  # 0.62 after a sigmoid
-    for threshold, expected in ((0.6, True), (0.7, False)):
-        model = onnx_dense(Outputs(logits), True, align_corners=False, threshold=threshold)
-        assert bool(model.classes(Image.new("RGB", (160, 80))).all()) is expected
-
-
-def test_masks_are_pasted_as_mmdet_pastes_them() -> None:
-    head = of_mm("mmdet.models.roi_heads.mask_heads.fcn_mask_head")
-    draw = torch.Generator().manual_seed(0)
-    masks = nn.functional.interpolate(torch.rand(6, 1, 4, 4, generator=draw), (28, 28), mode="bilinear")
-    corners = torch.tensor([[3.2, 4.7, 30.1, 40.9], [0, 0, 64, 48], [-5, -3, 10, 9], [60.5, 40, 70, 52.0]])
-    corners = torch.cat([corners, torch.tensor([[10.0, 10, 10.4, 30], [20.3, 20.3, 21.2, 21.2]])])
-    whole, _ = head._do_paste_mask(masks, corners, 48, 64, skip_empty=False)
-    assert torch.equal(paste(masks[:, 0], corners, (48, 64), 0.5), whole >= 0.5)
-
-
-def test_a_box_without_area_has_an_empty_mask() -> None:
-    assert not paste(torch.ones(1, 28, 28), torch.tensor([[5.0, 5, 5, 20]]), (30, 30), 0.5).any()
 
 
 # ---- from an exported file

@@ -258,6 +258,7 @@ def test_model_that_cannot_be_scripted_is_told_what_may_do(tmp_path: Path) -> No
     [
         (["--format", "torchscript", "--out", "m.onnx"], "must end in .pt or .ts for --format torchscript"),
         (["--format", "exported", "--out", "m.pt"], "--out m.pt must end in .pt2 for --format exported"),
+        (["--format", "exported", "--out", "M.PT2"], "--out M.PT2 must end in .pt2 for --format exported"),
         (["--format", "aoti", "--out", "m.so"], "--out m.so must end in .pt2 for --format aoti"),
         (["--format", "aoti", "--out", "m.pt2"], "--format aoti needs a compiler, and there is no C++ compiler (none)"),
         (["--format", "torchscript", "--out", "w.pt"], "--out w.pt exists and is no program that this tool wrote"),

@@ -1,6 +1,5 @@
 """export_onnx --fp16 and --int8: smaller files that say what they cost."""
 
-import itertools
 from pathlib import Path
 
 import onnx
@@ -10,8 +9,8 @@ import timm
 import torch
 from PIL import Image
 from small_images import write_images
+from small_networks import one_per_family
 from torch import Tensor, nn
-from vertebra.backbones import model_names
 from vertebra.backbones._errors import UserError
 from vertebra.tools import export_onnx
 from vertebra.tools._classifier import Classifier
@@ -182,6 +181,7 @@ def test_command_says_what_was_saved_and_lost(
     assert " MB instead of " in lines[-2]
     assert lines[-1].startswith(f"float16 against float32 on {images}: the same class for ")
     assert "of 12 images, top-1 " in lines[-1]
+    assert "The float32 file that it was made from, in ONNX Runtime, against PyTorch, float32" in "\n".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +240,14 @@ def test_classes_come_from_the_checkpoints_folders_or_from_imagenets() -> None:
     assert class_indices(Classifier("van_b0", timm.create_model("van_b0", num_classes=5, device="meta"))) == {}
 
 
+def test_top1_says_of_how_many_images_it_is_where_not_all_have_a_class(full: Path) -> None:
+    prepared = iter([(torch.randn(4, 3, 32, 32), [None, 0, None, 1])])
+    accuracy = measure(full, full, prepared, maps=False)
+    assert (accuracy.images, accuracy.labelled) == (4, 2)
+    assert "of 4 images, top-1 " in str(accuracy)
+    assert "points) of the 2 with a class" in str(accuracy)
+
+
 def test_folders_that_are_no_classes_leave_agreement_alone(images: Path, half: Reduced) -> None:
     classifier = tiny()
     classifier.folders = []
@@ -264,7 +272,7 @@ def test_calibration_takes_images_from_everywhere() -> None:
 @pytest.mark.all
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("features", [False, True])
-@pytest.mark.parametrize("name", [next(names) for _, names in itertools.groupby(model_names(), lambda n: n[:4])])
+@pytest.mark.parametrize("name", one_per_family())
 def test_every_family_can_be_reduced(name: str, features: bool, calibrated: bool, images: Path, tmp_path: Path) -> None:
     stages = len(timm.create_model(name, device="meta").stages)
     options = {"depths": (1,) * stages}
