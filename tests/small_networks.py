@@ -1,10 +1,18 @@
-"""Networks of one weight, for tests of what is done with a model and not of the model.
+"""Small networks and their files, for tests of what is done with a model and not of the model.
 
 A module beside conftest.py, so that several tests can import it.
 """
 
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from vertebra.backbones import model_names
 
 
 class Scale(nn.Module):
@@ -19,3 +27,19 @@ class Scale(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""
         return self.factor * x.mean((2, 3))
+
+
+def one_per_family() -> list[str]:
+    """The first name of each family of ours."""
+    return [next(names) for _, names in itertools.groupby(model_names(), lambda name: name[:4])]
+
+
+def write_weights(path: Path, poison: float = 0.0, **options: Any) -> Path:
+    """A checkpoint of timm's test_resnet with four named classes; `poison` is added to its last weights."""
+    model = timm.create_model("test_resnet", num_classes=4, **options)
+    weights = model.state_dict()
+    weights["fc.bias"] = weights["fc.bias"] + poison
+    labels = ["cat", "dog", "fox", "owl"]
+    meta = {"model_name": "test_resnet", "num_classes": 4, "options": options, "labels": labels}
+    save_file(weights, path, metadata={"vertebra": json.dumps(meta)})
+    return path

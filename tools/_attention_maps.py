@@ -22,6 +22,7 @@ from vertebra.kernels.linear_attention import linear_attention
 from vertebra.kernels.neighborhood_pool_attention import neighborhood_pool_attention
 from vertebra.kernels.routing_attention import routing_attention
 from vertebra.kernels.window_attention import window_attention
+from vertebra.tools._classifier import require_numbers
 from vertebra.tools._feature_maps import feature_maps
 
 OPERATORS: tuple[Callable[..., Tensor], ...] = (
@@ -63,48 +64,50 @@ class Call:
         return f"{name}, {partition}" if partition else name
 
 
-def record(model: nn.Module, images: Tensor) -> list[Call]:
+def record(model: nn.Module, images: Tensor, name: str = "the model") -> list[Call]:
     """Run a model, and note every attention in it, in order.
 
     Args:
         model: a vertebra model, or a timm one that `fuse_attention` took, in eval mode.
         images: (1, 3, H, W).
+        name: the model's, for what is said of it.
 
     Returns:
         The calls; none of a model without attention, or with one that is not ours.
 
     Raises:
-        UserError: the model lists no feature maps.
+        UserError: the model lists no feature maps, or its answers are no numbers.
     """
     features = feature_maps(model)
     running: list[str] = []
     sizes: dict[str, tuple[int, int]] = {}
     noted: list[tuple[str, Callable[..., Tensor], dict[str, Any]]] = []
 
-    def enter(name: str) -> Any:
-        return lambda module, given: running.append(name)
+    def enter(layer: str) -> Any:
+        return lambda module, given: running.append(layer)
 
-    def leave(name: str) -> Any:
+    def leave(layer: str) -> Any:
         def note(module: nn.Module, given: Any, result: Any) -> None:
             running.pop()
-            if name in features:
-                sizes[name] = tuple(result.shape[-2:])
+            if layer in features:
+                sizes[layer] = tuple(result.shape[-2:])
 
         return note
 
     # a layer without children is left alone: some are not called as modules where nobody watches them
-    watched = [(name, module) for name, module in model.named_modules() if next(module.children(), None) is not None]
-    hooks = [module.register_forward_pre_hook(enter(name)) for name, module in watched]
-    hooks += [module.register_forward_hook(leave(name)) for name, module in watched]
+    watched = [(layer, module) for layer, module in model.named_modules() if next(module.children(), None) is not None]
+    hooks = [module.register_forward_pre_hook(enter(layer)) for layer, module in watched]
+    hooks += [module.register_forward_hook(leave(layer)) for layer, module in watched]
     try:
         with torch.no_grad(), _listening(lambda operator, given: noted.append((running[-1], operator, given))):
-            model(images)
+            answers = model(images)
     finally:
         for hook in hooks:
             hook.remove()
+    require_numbers(name, answers)
     calls = []
     for layer, operator, given in noted:
-        stage = next(name for name in features if layer.startswith(f"{name}."))
+        stage = next(stage for stage in features if layer.startswith(f"{stage}."))
         module, stride = model.get_submodule(layer), features[stage].stride
         calls.append(Call(layer, stage, module, operator, given, sizes[stage], stride))
     return calls

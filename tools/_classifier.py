@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import create_transform, resolve_data_config
+from timm.data import create_transform, resolve_input_data_config
 from torch import nn
 from vertebra.backbones._checkpoint import create, described, find_weights, load_weights, read_checkpoint
 from vertebra.backbones._errors import UserError
@@ -32,11 +32,14 @@ class Classifier:
     """What `timm.create_model` was given beside the name and the number of classes."""
     changes: dict[str, Any] = field(default_factory=dict)
     """What its evaluation changed in the model's own image preparation (`input_size`, `crop_pct` ...)."""
+    published: bool = False
+    """Whether the weights are those that the name and its tag stand for, and not a file's or fresh ones."""
 
     @property
     def data(self) -> dict[str, Any]:
         """timm's data config: input_size, interpolation, mean, std, crop_pct, crop_mode."""
-        return {**resolve_data_config({}, model=self.model), **self.changes}
+        # not resolve_model_data_config: that tells the channels of the weights' source, not those of the model itself
+        return {**resolve_input_data_config(self.model), **self.changes}
 
     def transform(self) -> Callable[[Any], torch.Tensor]:
         """A PIL image -> a normalised tensor (3, H, W), as the model is evaluated."""
@@ -45,6 +48,27 @@ class Classifier:
     def label(self, index: int) -> str:
         """The class's name, or its number where no names are known."""
         return self.labels[index] if index < len(self.labels) else str(index)
+
+
+def require_classes(classifier: Classifier) -> None:
+    """UserError for a model that gives features and no classes."""
+    if not getattr(classifier.model, "num_classes", 0):
+        raise UserError(f"{classifier.name} has no classes (num_classes is 0); a model with a classifier is accepted")
+
+
+def require_pictures(classifier: Classifier) -> None:
+    """UserError for a model that does not take pictures in RGB."""
+    channels = classifier.data["input_size"][0]
+    if channels != 3:
+        raise UserError(
+            f"{classifier.name} takes {channels} channels; a model that takes pictures, with 3, is accepted"
+        )
+
+
+def require_numbers(name: str, answers: torch.Tensor) -> None:
+    """UserError for a model whose answers are no numbers, as damaged weights give."""
+    if not answers.isfinite().all():
+        raise UserError(f"{name} answers with NaN or infinity; weights that give finite numbers are accepted")
 
 
 def classes_in(weights: dict[str, torch.Tensor], model: nn.Module) -> int | None:
@@ -73,8 +97,9 @@ def load_classifier(
     """
     check_model_name(name)
     if checkpoint is None or str(checkpoint) == PRETRAINED:
-        model = create(name, pretrained=checkpoint is not None)
-        return Classifier(name, model.to(device).eval(), _imagenet_labels(model))
+        published = checkpoint is not None
+        model = create(name, pretrained=published)
+        return Classifier(name, model.to(device).eval(), _imagenet_labels(model), published=published)
     read = read_checkpoint(checkpoint)
     known = described(read)
     if known.get("model_name", name).split(".")[0] != name.split(".")[0]:

@@ -65,6 +65,12 @@ def as_map(model: nn.Module, feature: FeatureMap, result: Tensor, images: Tensor
         UserError: it is none of these.
     """
     channels = feature.channels
+    reroll: Any = getattr(model, "reroll", None)
+    if isinstance(result, Tensor) and result.dim() == 3 and reroll:  # Hiera's tokens lie window by window
+        block = feature.layer.removeprefix("blocks.")
+        if not block.isdecimal():
+            raise UserError(f"layer {feature.layer} has no order in rows; of this network blocks.0, blocks.1 ... have")
+        result = reroll(result, int(block))
     if isinstance(result, Tensor) and result.dim() == 4:
         last = result.shape[3] == channels
         if result.shape[1] == channels and not (last and getattr(model, "output_fmt", "NCHW") == "NHWC"):

@@ -26,6 +26,8 @@ _NEEDS = {
     "cam": "a classifier",
     "erf": "a feature map",
 }
+_WINDOWED = ("davit", "maxvit")
+"""Of the models that timm has, those with windows of attention."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,18 @@ class Inside:
     """Attentions among channels, which have no map."""
 
 
-def look_inside(model: nn.Module, images: Tensor) -> Inside:
+def look_inside(model: nn.Module, images: Tensor, name: str) -> Inside:
     """Find everything in a model that can be drawn.
 
     Args:
         model: a timm model in eval mode.
         images: (1, 3, H, W), which it looks at.
+        name: the model's.
 
     Raises:
-        UserError: the model lists no feature maps.
+        UserError: the model lists no feature maps, or its answers are no numbers.
     """
-    features, calls = feature_maps(model), record(model, images)
+    features, calls = feature_maps(model), record(model, images, name)
     layers = {
         "attention": {call.layer: call for call in calls if has_map(call)},
         "routes": {call.layer: call for call in calls if call.operator is routing_attention},
@@ -105,7 +108,8 @@ def few(names: Sequence[str]) -> str:
 def _lacking(inside: Inside, name: str, kind: str) -> str:
     has = ", ".join(kind for kind, layers in inside.layers.items() if layers)
     fused = f"{name.split('.')[0]}_fused"
-    hint = f" ({fused} is the same model with more to look at)" if fused in timm.list_models() else ""
+    more = kind == "attention" or (kind == "windows" and name.startswith(_WINDOWED))
+    hint = f" ({fused} is the same model with more to look at)" if more and fused in timm.list_models() else ""
     return f"--kind {kind} needs {_NEEDS[kind]}, and {name} has none; it takes {has}{hint}"
 
 

@@ -1,7 +1,8 @@
 """The pictures of `visualize`: a model's view of one image, drawn over it, and the facts that results.json keeps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from vertebra.tools._attention_maps import Call, weights
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._feature_maps import FeatureMap, as_map, captured
 from vertebra.tools._grad_cam import grad_cam
-from vertebra.tools._overlays import TINTS, captioned, dim_unseen, heat_over, line, mark, outline, tinted
-from vertebra.tools._receptive_field import receptive_field, side_of_square
-from vertebra.tools._regions import cuts, members, routes
+from vertebra.tools._overlays import TINTS, captioned, dim_unseen, grey, heat_over, line, mark, outline, tinted
+from vertebra.tools._receptive_field import centre_of, receptive_field, side_of_square
+from vertebra.tools._regions import Cut, cuts, members, routes
 from vertebra.tools._view import View
 
 SHARE = 0.95  # of the gradient, in the square of a receptive field
+_LEAST_GAP = 10  # pixels between lines; closer ones hide what is between them
 
 Look = tuple[Image.Image, dict[str, Any]]
 
@@ -29,14 +31,15 @@ class Subject:
 
     classifier: Classifier
     picture: Image.Image
-    """What is drawn over: the user's picture, so many `times` as large a side where it is tiny."""
-    times: int
+    """What is drawn over: the user's, larger where it is tiny and smaller where it is huge."""
     view: View
     """Of `picture`."""
     images: Tensor
     """(1, 3, h, w), as the model is evaluated."""
     place: tuple[float, float]
     """The query's, x and y, in pixels of the model's image."""
+    at: tuple[float, float]
+    """The same in the user's picture."""
 
     def token(self, call: Call) -> tuple[int, int]:
         """Row and column of the token at the place."""
@@ -44,15 +47,10 @@ class Subject:
         return min(y, call.size[0] - 1), min(x, call.size[1] - 1)
 
     @property
-    def at(self) -> list[float]:
-        """The place in the user's picture, x and y."""
-        return [round(side / self.times, 1) for side in self.view.back(*self.place)]
-
-    @property
     def ground(self) -> Image.Image:
-        """The picture, dark where the model sees nothing."""
+        """The picture in grey, dark where the model sees nothing."""
         seen = self.view.lay(torch.ones(self.view.seen[::-1]), 1)
-        return dim_unseen(self.picture, ~np.isnan(seen))
+        return dim_unseen(grey(self.picture), ~np.isnan(seen))
 
     def mark(self, picture: Image.Image) -> None:
         """Draw the place into a picture."""
@@ -63,14 +61,15 @@ class Subject:
         return captioned(picture, f"{self.classifier.name}, {layer}: {text}", scale)
 
 
-def attention(subject: Subject, call: Call, head: int | None) -> Look:
-    """What the token at the place takes of all others, by one head or the mean of all.
+def check_head(calls: Iterable[Call], head: int | None) -> None:
+    """UserError if one of the attentions has no such head."""
+    for call in calls:
+        if head is not None and not 0 <= head < call.heads:
+            raise UserError(f"--head is {head}; {call.layer} has the heads 0 to {call.heads - 1}")
 
-    Raises:
-        UserError: there is no such head.
-    """
-    if head is not None and not 0 <= head < call.heads:
-        raise UserError(f"--head is {head}; {call.layer} has the heads 0 to {call.heads - 1}")
+
+def attention(subject: Subject, call: Call, head: int | None) -> Look:
+    """What the token at the place takes of all others, by one head (see `check_head`) or the mean of all."""
     of_heads, outside = weights(call, *subject.token(call))
     found, beyond = (x.mean(0) if head is None else x[head] for x in (of_heads, outside))
     most = float(found.max())
@@ -86,7 +85,7 @@ def attention(subject: Subject, call: Call, head: int | None) -> Look:
     text += "; colours go by the square root"
     facts = {
         "operator": call.kind,
-        "at": subject.at,
+        "at": list(subject.at),
         "token": list(subject.token(call)),
         "map": list(call.size),
         "heads": call.heads,
@@ -104,25 +103,42 @@ def windows(subject: Subject, call: Call) -> Look:
     for _, tokens, tint in ways:
         picture = tinted(picture, view.lay(tokens.float(), stride) > 0.5, tint)
     for cut, _, _ in ways:
-        _draw_cuts(picture, view, cut.rows, cut.columns, stride)
+        _draw_cuts(subject, picture, cut, call)
     subject.mark(picture)
     given = call.arguments
     sizes = [list(size) for size in (given["window"], given.get("cross_window")) if size is not None]
     text = " and ".join(f"{tall} x {wide}" for tall, wide in sizes)
     lie = "one token of each cell" if given.get("partition") == "grid" else "neighbours"
     text = f"windows of {text} tokens, {lie}; a token is {stride} pixels of the model's image. The ring's are tinted"
-    facts = {"operator": call.kind, "at": subject.at, "map": list(call.size), "windows": sizes, "stride": stride}
+    if any(any(_dense(subject, cut, call)) for cut, _, _ in ways):
+        text += "; lines too close to tell apart are left out"
+    facts = {"operator": call.kind, "at": list(subject.at), "map": list(call.size), "windows": sizes, "stride": stride}
     return subject.caption(picture, call.layer, text), facts
 
 
-def _draw_cuts(picture: Image.Image, view: View, rows: Sequence[int], columns: Sequence[int], stride: int) -> None:
-    width, height = view.seen
-    for row in rows:
-        if row * stride < height:
-            line(picture, (*view.back(0, row * stride), *view.back(width, row * stride)))
-    for column in columns:
-        if column * stride < width:
-            line(picture, (*view.back(column * stride, 0), *view.back(column * stride, height)))
+def _dense(subject: Subject, cut: Cut, call: Call) -> list[bool]:
+    """For rows and for columns, if their lines would lie too close."""
+    gaps = [min((b - a for a, b in pairwise(edges)), default=call.size[i]) for i, edges in enumerate(cut.sides)]
+    return [gap * call.stride / scale < _LEAST_GAP for gap, scale in zip(gaps, subject.view.scale[::-1], strict=True)]
+
+
+def _draw_cuts(subject: Subject, picture: Image.Image, cut: Cut, call: Call) -> None:
+    """Draw the lines of a cut; where they are too close, those next to the place alone."""
+    view, (width, height), token = subject.view, subject.view.seen, subject.token(call)
+    rows, columns = (
+        _next_to(edges, at) if dense else edges
+        for edges, at, dense in zip(cut.sides, token, _dense(subject, cut, call), strict=True)
+    )
+    for y in (row * call.stride for row in rows if row * call.stride < height):
+        line(picture, (*view.back(0, y), *view.back(width, y)))
+    for x in (column * call.stride for column in columns if column * call.stride < width):
+        line(picture, (*view.back(x, 0), *view.back(x, height)))
+
+
+def _next_to(edges: Sequence[int], at: int) -> list[int]:
+    """Those that a token lies between."""
+    before, behind = [edge for edge in edges if edge <= at], [edge for edge in edges if edge > at]
+    return before[-1:] + behind[:1]
 
 
 def routed(subject: Subject, call: Call) -> Look:
@@ -133,7 +149,7 @@ def routed(subject: Subject, call: Call) -> Look:
     for row, column in found.routed:
         tokens[row * tall : (row + 1) * tall, column * wide : (column + 1) * wide] = 1
     picture = tinted(subject.ground, view.lay(tokens, stride) > 0.5, TINTS[0])
-    _draw_cuts(picture, view, _edges(found.regions[0], tall), _edges(found.regions[1], wide), stride)
+    _draw_cuts(subject, picture, Cut(_edges(found.regions[0], tall), _edges(found.regions[1], wide)), call)
     row, column = found.region
     box = [edge * stride for edge in (column * wide, row * tall, (column + 1) * wide, (row + 1) * tall)]
     outline(picture, view.box(*box), TINTS[1], 3)
@@ -142,7 +158,7 @@ def routed(subject: Subject, call: Call) -> Look:
     text = f"the {len(found.routed)} of {found.regions[0]} x {found.regions[1]} regions that the ring's one attends to"
     text += f"; {hidden} of them are padding" if hidden else ""
     facts = {
-        "at": subject.at,
+        "at": list(subject.at),
         "map": list(call.size),
         "regions": list(found.regions),
         "tokens_in_region": list(found.tokens),
@@ -194,16 +210,16 @@ def field(subject: Subject, feature: FeatureMap, samples: int) -> Look:
         return as_map(model, feature, results[feature.layer], images)
 
     shape = (subject.images.shape[1], view.seen[1], view.seen[0])
-    found, (row, column) = receptive_field(map_of, shape, samples, device=subject.images.device)
-    y, x = (row + 0.5) * feature.stride, (column + 0.5) * feature.stride
+    found = receptive_field(map_of, shape, samples, device=subject.images.device)
+    y, x = centre_of(found)
     side = side_of_square(found, (y, x), SHARE)
     heat = view.lay((found / found.max()).sqrt(), 1, smooth=True)
     picture = heat_over(subject.picture, heat)
     outline(picture, view.box(x - side / 2, y - side / 2, x + side / 2, y + side / 2), "white", 2)
     text = (
-        f"effective receptive field of the centre. {SHARE:.0%} of the gradient lies within {side} x {side} of the "
-        f"{view.seen[0]} x {view.seen[1]} pixels that the model sees; mean of {samples} images of noise, "
-        "colours go by the square root"
+        f"effective receptive field of the map's centre. {SHARE:.0%} of the gradient lies within {side} x {side} of "
+        f"the {view.seen[0]} x {view.seen[1]} pixels that the model sees, around its centre of mass. Mean of {samples} "
+        "images of noise; colours go by the square root"
     )
     facts = {"side": side, "share": SHARE, "centre": [x, y], "sees": list(view.seen), "samples": samples}
     return subject.caption(picture, feature.layer, text, ("0", "most")), facts

@@ -3,18 +3,16 @@
 The caption has its own white ground, so that it can be read in light and dark viewers; lines are light with dark edges.
 """
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
-from vertebra.backbones._files import write_whole
 from vertebra.tools._pictures import find_font
 
 HEAT = ("#1d1147", "#7a1d6d", "#d1424f", "#f99c38", "#fff6b0")  # ever lighter, so that grey prints and all eyes rank it
 TINTS = ("#ffb000", "#4cc9f0")
 _UNSEEN = 0.35  # of the brightness of what the model does not see
+_LEAST_WIDTH = 240  # of a caption: some words a line
 _FAINT, _STRONG = 0.4, 0.85  # how much of the heat's colour covers the picture at its least and most
 
 
@@ -32,11 +30,16 @@ def dim_unseen(picture: Image.Image, seen: np.ndarray) -> Image.Image:
     return Image.composite(picture, dark, Image.fromarray(_bytes(seen)))
 
 
+def grey(picture: Image.Image) -> Image.Image:
+    """The picture without its colours, so that those drawn over it are seen on any."""
+    return picture.convert("L").convert("RGB")
+
+
 def heat_over(picture: Image.Image, heat: np.ndarray) -> Image.Image:
     """The picture in grey below heat (height, width) from 0 to 1, dark where that is NaN."""
     seen, shares = ~np.isnan(heat), np.nan_to_num(heat)
     cover = Image.fromarray(_bytes((_FAINT + (_STRONG - _FAINT) * shares) * seen))
-    warm = Image.composite(Image.fromarray(colours(shares)), picture.convert("L").convert("RGB"), cover)
+    warm = Image.composite(Image.fromarray(colours(shares)), grey(picture), cover)
     return dim_unseen(warm, seen)
 
 
@@ -70,7 +73,7 @@ def line(picture: Image.Image, ends: Sequence[float]) -> None:
 
 def mark(picture: Image.Image, x: float, y: float) -> None:
     """Draw a ring around a place, in place."""
-    radius = max(4, min(picture.size) // 60)
+    radius = max(6, min(picture.size) // 30)  # what is around the place shall be seen inside
     pen = ImageDraw.Draw(picture)
     for width, colour in ((5, "black"), (2, "white")):
         reach = radius + width / 2
@@ -79,11 +82,12 @@ def mark(picture: Image.Image, x: float, y: float) -> None:
 
 def captioned(picture: Image.Image, text: str, scale: tuple[str, str] | None = None) -> Image.Image:
     """The picture above a white strip with a text, and with a bar of the heat's colours between two words if given."""
-    size = max(13, picture.width // 40)
+    width = max(picture.width, _LEAST_WIDTH)
+    size = max(13, width // 40)
     font, row = find_font(size), round(size * 1.4)
-    lines = _wrapped(text, font, picture.width - 12)
+    lines = _wrapped(text, font, width - 12)
     height = row * (len(lines) + (scale is not None)) + 8
-    sheet = Image.new("RGB", (picture.width, picture.height + height), "white")
+    sheet = Image.new("RGB", (width, picture.height + height), "white")
     sheet.paste(picture)
     pen = ImageDraw.Draw(sheet)
     for place, words in enumerate(lines):
@@ -91,10 +95,10 @@ def captioned(picture: Image.Image, text: str, scale: tuple[str, str] | None = N
     if scale is not None:
         top = picture.height + 4 + len(lines) * row
         left, right = (round(font.getlength(word)) + 12 for word in scale)
-        bar = colours(np.linspace(0, 1, max(1, picture.width - left - right)))
+        bar = colours(np.linspace(0, 1, max(1, width - left - right)))
         sheet.paste(Image.fromarray(np.repeat(bar[None], size, 0)), (left, top + 2))
         pen.text((6, top), scale[0], fill="black", font=font)
-        pen.text((picture.width - 6, top), scale[1], fill="black", font=font, anchor="ra")
+        pen.text((width - 6, top), scale[1], fill="black", font=font, anchor="ra")
     return sheet
 
 
@@ -107,10 +111,3 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
         else:
             lines[-1] = longer
     return lines
-
-
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG file that is whole or not there; its folder is made."""
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    write_whole(path, data.getvalue())

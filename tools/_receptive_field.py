@@ -18,7 +18,7 @@ def receptive_field(
     draws: int = 8,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> tuple[Tensor, tuple[int, int]]:
+) -> Tensor:
     """Shares of the pixels in the gradient of a map's centre, the pixel (h // 2, w // 2).
 
     Args:
@@ -28,25 +28,35 @@ def receptive_field(
         seed: of the noise.
 
     Returns:
-        (H, W), its sum is 1; and the row and column of the map's centre.
+        (H, W), its sum is 1.
 
     Raises:
         UserError: no pixel moves the centre.
     """
     source = torch.Generator().manual_seed(seed)
-    total, row, column = torch.zeros(shape[1:]), 0, 0
+    total = torch.zeros(shape[1:])
     for _ in range(draws):
         images = torch.randn(1, *shape, generator=source).to(device).requires_grad_()
         with torch.enable_grad():
             out = map_of(images)
-            row, column = out.shape[2] // 2, out.shape[3] // 2
-            centre = out[0, :, row, column]
+            centre = out[0, :, out.shape[2] // 2, out.shape[3] // 2]
             signs = torch.randint(0, 2, centre.shape, generator=source).to(centre) * 2 - 1
             (gradient,) = torch.autograd.grad((centre * signs).sum(), images)
         total += gradient[0].abs().sum(0).float().cpu()
     if not total.sum() > 0:
         raise UserError("no pixel moves the centre of this map, so it has no receptive field")
-    return total / total.sum(), (row, column)
+    return total / total.sum()
+
+
+def centre_of(field: Tensor) -> tuple[float, float]:
+    """The centre of mass of a field (H, W) whose sum is 1: y, x in pixels, the first one reaches from 0 to 1.
+
+    To the nearest half pixel: fields of whole pixels have their centre there, and the noise's share is less. A map's
+    strides do not say where that is, since stems that overlap begin outside of the image.
+    """
+    found = field.double()
+    y, x = ((found.sum(1 - i) * (torch.arange(found.shape[i]) + 0.5)).sum() for i in (0, 1))
+    return round(2 * float(y)) / 2, round(2 * float(x)) / 2
 
 
 def side_of_square(field: Tensor, centre: tuple[float, float], share: float = 0.95) -> int:

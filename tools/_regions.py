@@ -15,6 +15,11 @@ class Cut:
     rows: list[int]
     columns: list[int]
 
+    @property
+    def sides(self) -> tuple[list[int], list[int]]:
+        """Rows and columns."""
+        return self.rows, self.columns
+
 
 def cuts(call: Call) -> list[Cut]:
     """How windows cut the map; two ways where half of the heads has other windows.

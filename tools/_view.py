@@ -39,10 +39,10 @@ class View:
         corner = self.back(max(0.0, x0), max(0.0, y0))
         return (*corner, *self.back(min(float(width), x1), min(float(height), y1)))
 
-    def enlarged(self, times: int) -> "View":
-        """The view of the same picture with so many times as many pixels a side."""
-        size, scale = (self.size[0] * times, self.size[1] * times), (self.scale[0] / times, self.scale[1] / times)
-        return replace(self, size=size, scale=scale)
+    def resized(self, size: tuple[int, int]) -> "View":
+        """The view of the same picture with another width and height."""
+        across, down = (scale * old / new for scale, old, new in zip(self.scale, self.size, size, strict=True))
+        return replace(self, size=size, scale=(across, down))
 
     def lay(self, values: torch.Tensor, stride: float, smooth: bool = False) -> np.ndarray:
         """Lay a map over the picture.

@@ -6,6 +6,7 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import filecmp
+import glob
 import json
 import os
 import shutil
@@ -21,12 +22,16 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 from vertebra.backbones._errors import UserError
-from vertebra.tools._classifier import Classifier, load_classifier
+from vertebra.tools._classifier import Classifier, load_classifier, require_classes
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools._export_check import TOLERANCE, difference
-from vertebra.tools._hub_card import card, facts, is_ours
+from vertebra.tools._hub_card import card, is_ours, published_licence
 
 FILES = ("README.md", "config.json", "model.safetensors")
+_LAST = "config.json"
+"""Without it a folder holds no model, so that it comes last to where the others are."""
+_TEMPORARY = ".publish_"
+"""How the names of unfinished folders begin."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file of weights, or `pretrained`")
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="a new or empty folder")
     parser.add_argument("--metrics", type=Path, metavar="F", help="results for the card: what `test --out F` wrote")
-    parser.add_argument("--licence", metavar="ID", help="of these weights, as the Hub has it (default: the authors')")
+    parser.add_argument(
+        "--licence", metavar="ID", help="of the weights, for the Hub (default: as stated of published ones)"
+    )
     return parser
 
 
@@ -73,17 +80,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     device = pick_device(args.device)
     _check_folder(args.out)
-    metrics = read_metrics(args.metrics, args.name) if args.metrics else None
+    metrics = read_metrics(args.metrics, args.name, args.checkpoint) if args.metrics else None
     classifier = load_classifier(args.name, args.checkpoint, device=device)
     print(publish(classifier, args.out, metrics, args.licence))
     return 0
 
 
-def read_metrics(path: Path, name: str) -> dict[str, Any]:
+def read_metrics(path: Path, name: str, checkpoint: str | Path) -> dict[str, Any]:
     """The results in a file that `test --out` wrote.
 
     Raises:
-        UserError: there is no such file, or it holds no accuracy, or another model's.
+        UserError: there is no such file, or it holds no accuracy, or that of another model or checkpoint.
     """
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -95,6 +102,9 @@ def read_metrics(path: Path, name: str) -> dict[str, Any]:
         raise UserError(f"--metrics {path} holds no top1: what `vertebra test --out` wrote of a classifier is accepted")
     if metrics.get("model", name).split(".")[0] != name.split(".")[0]:
         raise UserError(f"--metrics {path} is of {metrics['model']}, not of {name}")
+    measured = str(metrics.get("checkpoint") or checkpoint)
+    if Path(measured).name != Path(checkpoint).name:  # folders may be moved
+        raise UserError(f"--metrics {path} is of the checkpoint {measured}, not of {checkpoint}")
     return metrics
 
 
@@ -108,16 +118,18 @@ def publish(
 
     Args:
         classifier: the model, with its labels and image preparation.
-        out: a new or empty folder, or one that holds the very same.
+        out: a new or empty folder, or one that holds the very same, or the beginning of it from a run that was killed.
         metrics: what `test --out` wrote.
-        licence: the Hub's identifier; None takes the authors', where they stated one.
+        licence: the Hub's identifier; None takes that of published weights, where one is stated.
 
     Raises:
-        UserError: `out` holds something else or cannot be written, or the model cannot be built from what is there.
+        UserError: `out` holds something else or cannot be written, the model has no classes, or it cannot be built from
+            what is there.
     """
     out = Path(out)
+    require_classes(classifier)
     _check_folder(out)
-    licence = (licence or facts(classifier.name).get("licence") or "").lower() or None
+    licence = (licence or published_licence(classifier) or "").lower() or None
     with _new_folder(out) as folder:
         _write(folder, classifier, licence)
         (folder / "README.md").write_text(card(classifier, licence, metrics), encoding="utf-8")
@@ -130,12 +142,13 @@ def publish(
 def _write(folder: Path, classifier: Classifier, licence: str | None) -> None:
     """The weights and config.json, as timm's own code for the hub writes them."""
     said: dict[str, Any] = {"pretrained_cfg": {"license": licence}}
-    if classifier.folders:  # trained on these, so no longer the published weights that a tag names
+    if classifier.folders:
         said["label_names"] = classifier.folders
+    if not classifier.published:  # and so not the weights that a tag names
         said["pretrained_cfg"]["tag"] = ""
     try:
         save_for_hf(classifier.model, str(folder), said, safe_serialization=True, data_config=classifier.data)
-    except SafetensorError as error:  # no OSError, though a full disk is what it tells of
+    except (SafetensorError, ValueError) as error:  # no OSError, though a full disk is what the first tells of
         raise UserError(f"the weights of {classifier.name} cannot be written: {error}") from error
     rights = (folder / "config.json").stat().st_mode
     (folder / "model.safetensors").chmod(rights)  # safetensors gives them to the owner alone
@@ -150,37 +163,56 @@ def _check_folder(out: Path) -> None:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     if not nearest.is_dir():
         raise UserError(f"{out} cannot be written: {nearest} is no folder")
-    others = [name for name in found if name not in FILES]
+    others = [name for name in found if name not in FILES and not name.startswith(_TEMPORARY)]
     if others:
         raise UserError(f"{out} holds {others[0]}: a new or empty folder is accepted, and nothing was written")
 
 
 @contextlib.contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block ends without an error."""
+    """A temporary folder that takes the place of `out` when the block ends without an error.
+
+    An `out` that is there gets the files one by one: it may be a mount point, or the folder that a shell is in. What
+    runs into `out` that were killed left behind is removed: one run at a time writes there.
+    """
     target = Path(os.path.realpath(out))  # a link stays a link
+    was_there = target.is_dir()
+    place = target if was_there else target.parent
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".publish_", dir=target.parent))
+        place.mkdir(parents=True, exist_ok=True)
+        for left in _left_behind(target):
+            shutil.rmtree(left, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=place))
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     try:
         (folder := temporary / target.name).mkdir()  # with the usual rights: mkdtemp's are the owner's alone
         yield folder
         if not _is_same(folder, out):
-            os.replace(folder, target)  # of folders, an empty one alone can be replaced
+            if was_there:
+                for name in sorted(FILES, key=_LAST.__eq__):
+                    os.replace(folder / name, target / name)
+            else:
+                os.replace(folder, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _left_behind(target: Path) -> list[Path]:
+    """The unfinished folders of `target`: inside of it, or beside it and for it alone; others' may be at work."""
+    beside = target.parent.glob(f"{_TEMPORARY}*/{glob.escape(target.name)}")
+    return [*target.glob(f"{_TEMPORARY}*"), *(folder.parent for folder in beside)]
+
+
 def _is_same(folder: Path, out: Path) -> bool:
-    """Whether `out` holds what `folder` does; False if it holds nothing, UserError if it holds something else."""
-    if not out.exists() or not any(out.iterdir()):
-        return False
-    same, *_ = filecmp.cmpfiles(folder, out, FILES, shallow=False)
-    if set(same) != set(FILES):
-        raise UserError(f"{out} holds another model or card: choose another folder, or move it away")
-    return True
+    """Whether `out` holds what `folder` does; False if it holds nothing or a part, UserError if something else."""
+    found = [name for name in FILES if (out / name).exists()]
+    same, *_ = filecmp.cmpfiles(folder, out, found, shallow=False)
+    others = [name for name in found if name not in same]
+    if others:
+        what = "another model or card" if _LAST in found else f"{others[0]} of an unfinished run or of one's own"
+        raise UserError(f"{out} holds {what}: choose another folder, or move it away")
+    return len(found) == len(FILES)
 
 
 def _check_written(folder: Path, classifier: Classifier) -> None:

@@ -13,14 +13,12 @@ if __name__ == "__main__":
 from PIL import Image
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
-from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier
+from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier, require_pictures
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools._inside import KINDS, choose, few, look_inside
-from vertebra.tools._looks import Look, Subject, attention, field, reasons, routed, windows
-from vertebra.tools._overlays import write_picture
-from vertebra.tools._pictures import enlarged
+from vertebra.tools._looks import Look, Subject, attention, check_head, field, reasons, routed, windows
+from vertebra.tools._pictures import fitted, read_picture, refuse_overwriting, write_picture
 from vertebra.tools._view import prepare
-from vertebra.tools.infer import refuse_overwriting, upright
 
 FRESH = "fresh"
 _LEAST_WIDTH = 384  # of a picture, so that its caption can be read
@@ -58,25 +56,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_image(name: str) -> Image.Image:
-    """The picture, upright and in RGB.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return upright(Image.open(name))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise UserError(f"{name} cannot be read as an image: {reason}") from error
-
-
 def make_subject(classifier: Classifier, image: Image.Image, at: str | None) -> Subject:
     """The model, what it sees of the image, and the place `at`, "X,Y" in pixels of the image; None is its centre.
 
     Raises:
-        UserError: `at` is no place, or one that the model does not see.
+        UserError: the model takes no pictures, or `at` is no place, or one that the model does not see.
     """
+    require_pictures(classifier)
     prepared, view = prepare(image, classifier.transform())
     place = view.into(image.width / 2, image.height / 2)
     if at is not None:
@@ -88,9 +74,11 @@ def make_subject(classifier: Classifier, image: Image.Image, at: str | None) -> 
         if not all(0 <= side < whole for side, whole in zip(place, view.seen, strict=True)):
             x0, y0, x1, y1 = (round(edge) for edge in view.box(0, 0, *view.seen))
             raise UserError(f"--at is {at}, which the model does not see; it takes x from {x0} to {x1}, y {y0} to {y1}")
-    picture, times = enlarged(image, _LEAST_WIDTH)
+    picture = fitted(image, _LEAST_WIDTH)
     device = next(classifier.model.parameters()).device
-    return Subject(classifier, picture, times, view.enlarged(times), prepared[None].to(device), place)
+    x, y = view.back(*place)
+    images = prepared[None].to(device)
+    return Subject(classifier, picture, view.resized(picture.size), images, place, (round(x, 1), round(y, 1)))
 
 
 def _centre(image: Image.Image) -> str:
@@ -101,10 +89,16 @@ def class_index(classifier: Classifier, asked: str | None) -> int | None:
     """The number of a class by its label, or else by its number; None for None.
 
     Raises:
-        UserError: there is no such class.
+        UserError: there is no such class, or more than one.
     """
-    if asked is None or asked in classifier.labels:
-        return None if asked is None else classifier.labels.index(asked)
+    if asked is None:
+        return None
+    named = [number for number, label in enumerate(classifier.labels) if label == asked]
+    if len(named) > 1:
+        numbers = " and ".join(map(str, named))
+        raise UserError(f"--class is {asked!r}, the label of {numbers}; {classifier.name} takes one of these numbers")
+    if named:
+        return named[0]
     count = getattr(classifier.model, "num_classes", 0)
     if not count:
         raise UserError(f"--class is {asked!r}, but {classifier.name} has no classifier")
@@ -137,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.samples < 1:
         raise UserError(f"--samples is {args.samples}; it takes 1 or more")
-    image = read_image(args.image)
+    image = read_picture(args.image)
     checkpoint = None if args.checkpoint == FRESH else args.checkpoint
     if checkpoint is None:
         print(f"{args.name}: weights are fresh and random, as --checkpoint asks", file=sys.stderr)
@@ -145,13 +139,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     classifier.model.requires_grad_(False)
     target = class_index(classifier, args.target)
     subject = make_subject(classifier, image, args.at)
-    inside = look_inside(classifier.model, subject.images)
+    inside = look_inside(classifier.model, subject.images, args.name)
     chosen = choose(inside, args.name, args.kind, args.layer)
     names = [f"{kind}_{x.layer}.png" for kind, layers in chosen.items() for x in layers]
-    for name in names:
-        refuse_overwriting({Path(args.image): name}, args.out)
+    refuse_overwriting([args.image], names, args.out)
+    check_head(chosen.get("attention", ()), args.head)
     results = []
-    for kind, layer, (picture, facts) in draw(subject, chosen, target, args.head, args.samples):
+    # all of them before the first is written: what cannot be drawn leaves nothing behind
+    for kind, layer, (picture, facts) in list(draw(subject, chosen, target, args.head, args.samples)):
         file = f"{kind}_{layer}.png"
         write_picture(picture, args.out / file)
         known = {

@@ -1,9 +1,7 @@
-"""publish: folders that timm's own code loads back as the same model, or a sentence and no folder."""
+"""publish: folders that timm's own code loads back as the same model, with a card that says what is known of it."""
 
 import json
 import re
-import resource
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,10 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
-from vertebra.backbones._errors import UserError
 from vertebra.tools import publish
 from vertebra.tools._classifier import Classifier, load_classifier
-from vertebra.tools._common import run_tool
-from vertebra.tools._hub_card import card
 
 LABELS = ["ant", "bee", "cat", "dog"]
-FILES = ["README.md", "config.json", "model.safetensors"]
 
 
 def write_checkpoint(path: Path, name: str, **options: Any) -> Path:
@@ -57,10 +51,6 @@ def load(folder: Path) -> Any:
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
-
-
-def listing(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def front_matter(folder: Path) -> dict[str, Any]:
@@ -124,10 +114,11 @@ def test_code_of_the_card_runs(published: Path, tmp_path: Path, monkeypatch: pyt
     assert said[0] in LABELS
 
 
-def test_front_matter_is_what_the_hub_reads_and_holds_no_result_without_metrics(published: Path) -> None:
+def test_front_matter_of_own_weights_has_no_licence_no_data_and_no_result_that_nobody_stated(published: Path) -> None:
     assert front_matter(published) == {
+        "license": "other",
+        "license_name": "not-stated",
         "library_name": "timm",
-        "license": "apache-2.0",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "timm", "vertebra", "van"],
     }
@@ -146,10 +137,25 @@ def test_metrics_stand_in_the_card_as_they_were_measured(van: Classifier, tmp_pa
     assert "| checkpoint | epoch_18.pth |" in text
 
 
-def test_published_weights_name_the_data_that_they_were_trained_on() -> None:
-    name = "van_b4.in22k_ft_in1k"
-    text = card(Classifier(name, timm.create_model(name, device="meta")), "apache-2.0", None)
-    assert yaml.safe_load(text.split("---\n")[1])["datasets"] == ["imagenet-1k", "imagenet-22k"]
+def test_bare_file_is_said_to_be_of_no_data_no_licence_and_no_tag(tmp_path: Path) -> None:
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
+    publish.publish(load_classifier("test_resnet", tmp_path / "w.safetensors"), tmp_path / "hub")
+    said = front_matter(tmp_path / "hub")
+    assert (said["license"], said["license_name"], "datasets" in said) == ("other", "not-stated", False)
+    said = json.loads((tmp_path / "hub/config.json").read_text())["pretrained_cfg"]
+    assert (said["tag"], said["license"]) == ("", None)
+
+
+@pytest.mark.parametrize(("asked", "licence"), [(None, "cc-by-nc-4.0"), ("MIT", "mit")])
+def test_licence_of_published_weights_is_kept_until_another_is_asked_for(
+    asked: str | None, licence: str, tmp_path: Path
+) -> None:
+    model = timm.create_model("test_resnet", pretrained_cfg_overlay={"license": "cc-by-nc-4.0"})
+    publish.publish(Classifier("test_resnet", model, published=True), tmp_path / "hub", licence=asked)
+    config = json.loads((tmp_path / "hub/config.json").read_text())
+    assert config["pretrained_cfg"]["license"] == front_matter(tmp_path / "hub")["license"] == licence
+    assert "license_name" not in front_matter(tmp_path / "hub")
+    assert f"Licence of these weights: {licence}" in (tmp_path / "hub/README.md").read_text()
 
 
 def test_model_of_timm_needs_no_vertebra_to_load(tmp_path: Path) -> None:
@@ -159,98 +165,29 @@ def test_model_of_timm_needs_no_vertebra_to_load(tmp_path: Path) -> None:
     assert "vertebra" not in front_matter(tmp_path / "hub")["tags"]
 
 
-# ---- what is refused, and that nothing is lost
-
-
-def test_command_writes_three_files_and_says_the_same_again(
-    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "hub"
-    for said in ("loaded back with the same weights and answers", "there already and the same"):
-        assert run_tool(publish.main, ["van_b0", str(checkpoint), str(out)]) == 0
-        printed, warned = capfd.readouterr()
-        assert warned == ""
-        assert said in printed
-        assert f"local-dir:{out}" in printed
-        assert listing(out) == FILES
-        assert listing(tmp_path) == ["hub"]
-
-
-def test_another_model_is_not_written_over(van: Classifier, tmp_path: Path) -> None:
-    out = tmp_path / "hub"
-    publish.publish(van, out)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(UserError, match="holds another model or card"):
-        publish.publish(van, out, licence="other")
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert listing(tmp_path) == ["hub"]
-
-
-def test_model_that_would_come_back_different_is_not_published(
-    van: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "hub").mkdir()
-
-    def forget_a_weight(model: torch.nn.Module, folder: str, *args: Any, **options: Any) -> None:
-        timm.models.save_for_hf(model, folder, *args, **options)
-        weights = model.state_dict() | {"head.fc.bias": torch.ones(4)}
-        save_file(weights, f"{folder}/model.safetensors")
-
-    monkeypatch.setattr(publish, "save_for_hf", forget_a_weight)
-    with pytest.raises(UserError, match="is another model: nothing was written"):
-        publish.publish(van, tmp_path / "hub")
-    assert listing(tmp_path / "hub") == []
-    assert listing(tmp_path) == ["hub"]
-
-
-def test_full_disk_leaves_no_folder(van: Classifier, tmp_path: Path) -> None:
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        with pytest.raises((OSError, UserError), match=r"(?i)file too large"):
-            publish.publish(van, tmp_path / "hub")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert listing(tmp_path) == []
-
-
 @pytest.mark.parametrize(
-    ("argv", "sentence"),
+    ("name", "options"),
     [
-        (["van_b00", "w", "new"], "no model 'van_b00' in timm or vertebra. Did you mean van_b0"),
-        (["van_b0", "gone.pth", "new"], "checkpoint gone.pth does not exist"),
-        (["van_b0", "w", "full"], "full holds precious.txt: a new or empty folder is accepted"),
-        (["van_b0", "w", "text.txt"], "text.txt is no folder"),
-        (["van_b0", "w", "text.txt/new"], "text.txt is no folder"),
-        (["van_b0", "w", "n" * 300], "cannot be written: File name too long"),
-        (["van_b0", "w", "new", "--metrics", "gone.json"], "--metrics gone.json cannot be read: No such file"),
-        (["van_b0", "w", "new", "--metrics", "text.txt"], "--metrics text.txt is no JSON"),
-        (["van_b0", "w", "new", "--metrics", "dense.json"], "--metrics dense.json holds no top1"),
-        (["van_b0", "w", "new", "--metrics", "other.json"], "--metrics other.json is of van_b1, not of van_b0"),
-        (["van_b0", "w", "new", "--device", "toaster"], "--device toaster cannot be used here"),
+        ("test_resnet", {"in_chans": 4}),
+        ("test_resnet", {"global_pool": "max"}),
+        ("van_b0", {"in_chans": 1, "depths": [1, 1, 1, 1]}),
+        ("maxvit_pico_rw_256_fused", {"img_size": [64, 64], "depths": [1, 1, 1, 1]}),
     ],
 )
-def test_bad_input_is_one_sentence_and_touches_nothing(
-    argv: list[str],
-    sentence: str,
-    checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "precious.txt").write_text("precious")
-    (tmp_path / "text.txt").write_text("precious")
-    (tmp_path / "dense.json").write_text('{"box_AP": 0.4}')
-    (tmp_path / "other.json").write_text('{"top1": 0.4, "model": "van_b1"}')
-    before = listing(tmp_path)
-    assert run_tool(publish.main, [str(checkpoint) if word == "w" else word for word in argv]) == 2
-    (message,) = capsys.readouterr().err.splitlines()
-    assert sentence in message
-    assert listing(tmp_path) == before
-    assert listing(tmp_path / "full") == ["precious.txt"]
+def test_options_of_a_model_come_back(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = timm.create_model(name, num_classes=4, **options)
+    meta = {"model_name": name, "num_classes": 4, "options": options}
+    save_file(made.state_dict(), tmp_path / "w.safetensors", metadata={"vertebra": json.dumps(meta)})
+    classifier = load_classifier(name, tmp_path / "w.safetensors")
+    publish.publish(classifier, tmp_path / "hub")
+    images = noise(1, *classifier.data["input_size"])
+    assert images.shape[1] == options.get("in_chans", 3)
+    with torch.inference_mode():
+        assert torch.equal(load(tmp_path / "hub")(images), made.eval()(images))
+
+
+# ---- the command line
 
 
 def test_help_ends_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,8 @@ def test_a_bright_spot_comes_back_to_its_place(
     seen = (bright - dark).mean(0).clamp(min=0)
     assert centre_of_mass(seen.numpy()) == pytest.approx(view.into(*spot), abs=0.3)
     assert centre_of_mass(view.lay(seen, 1, smooth=True)) == pytest.approx(spot, abs=1)
-    assert centre_of_mass(view.enlarged(2).lay(seen, 1)) == pytest.approx([2 * side for side in spot], abs=3)
+    twice = view.resized((2 * size[0], 2 * size[1]))
+    assert centre_of_mass(twice.lay(seen, 1)) == pytest.approx([2 * side for side in spot], abs=3)
 
 
 def test_what_is_cropped_away_is_not_seen() -> None:
@@ -63,6 +64,6 @@ def test_tokens_beyond_the_image_are_cut_off() -> None:
 
 
 def test_places_go_there_and_back() -> None:
-    view = View((60, 60), (30, 30), (0.5, 0.7), (3, -2)).enlarged(3)
+    view = View((60, 60), (30, 30), (0.5, 0.7), (3, -2)).resized((180, 20))
     assert view.back(*view.into(17.5, 29)) == pytest.approx((17.5, 29))
     assert view.box(-5, 1, 10, 99) == pytest.approx((*view.back(0, 1), *view.back(10, 30)))

@@ -9,11 +9,13 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from small_networks import write_weights
 from vertebra.backbones._errors import UserError
 from vertebra.kernels.window_attention import window_attention
-from vertebra.tools import visualize
+from vertebra.tools import infer, visualize
 from vertebra.tools._attention_maps import Call
-from vertebra.tools._classifier import Classifier
+from vertebra.tools._classifier import Classifier, load_classifier
+from vertebra.tools._common import run_tool
 from vertebra.tools._inside import KINDS, Inside, choose
 from vertebra.tools._looks import Subject
 from vertebra.tools.visualize import class_index, main, make_subject
@@ -33,6 +35,12 @@ def load_shallow(name: str, checkpoint: str | None, device: torch.device) -> Cla
         return Classifier(name, timm.create_model(name, num_classes=4).eval(), labels)
     model = timm.create_model(name, depths=FOUR[: 3 if name.startswith("shvit") else 4], num_classes=4).eval()
     return Classifier(name, model, labels, changes={"input_size": (3, 64, 64)})
+
+
+@pytest.fixture
+def real(shallow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models as the tool loads them."""
+    monkeypatch.setattr(visualize, "load_classifier", load_classifier)
 
 
 @pytest.fixture
@@ -90,6 +98,92 @@ def test_any_timm_model_has_grad_cam_and_a_receptive_field(photo: Path, name: st
     assert next(iter(found.values()))["class"]["index"] == 3
 
 
+@pytest.mark.usefixtures("real")
+def test_a_file_brings_its_weights_and_labels(photo: Path) -> None:
+    file = write_weights(photo.parent / "w.safetensors")
+    found = looks(photo, "test_resnet", "--checkpoint", str(file), "--kind", "cam", "--class", "owl")
+    (result,) = found.values()
+    said = infer.classify(load_classifier("test_resnet", file), [Image.open(photo)])[0]
+    score = next(entry["score"] for entry in said if entry["label"] == "owl")
+    assert result["class"] == {"label": "owl", "index": 3, "score": score}
+    assert result["checkpoint"] == str(file)
+
+
+@pytest.mark.usefixtures("real")
+def test_fresh_weights_are_said_to_be_random(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (result,) = looks(photo, "test_resnet", "--checkpoint", "fresh", "--kind", "cam").values()
+    assert result["checkpoint"] == "fresh"
+    assert "test_resnet: weights are fresh and random" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("van_b0", {}, "is of test_resnet, not of van_b0"),
+        ("test_resnet", {"in_chans": 4}, "test_resnet takes 4 channels; a model that takes pictures, with 3, is"),
+        ("test_resnet", {"poison": float("nan")}, "^test_resnet answers with NaN or infinity; weights that give"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_sentence_and_nothing_is_written(
+    photo: Path, name: str, options: dict[str, Any], sentence: str
+) -> None:
+    file = write_weights(photo.parent / "w.safetensors", **options)
+    with pytest.raises(UserError, match=sentence):
+        main([name, str(photo), "--out", str(photo.parent / "out"), "--checkpoint", str(file)])
+    assert not (photo.parent / "out").exists()
+
+
+def test_a_model_without_classes_has_all_but_grad_cam(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    headless = Classifier("test_resnet", timm.create_model("test_resnet", num_classes=0).eval())
+    monkeypatch.setattr(visualize, "load_classifier", lambda *_, **__: headless)
+    assert [result["kind"] for result in looks(photo, "test_resnet").values()] == ["erf"]
+    for options in (["--kind", "cam"], ["--class", "3"]):
+        with pytest.raises(UserError, match="classifier"):
+            main(["test_resnet", str(photo), "--out", str(photo.parent / "new"), *options])
+    assert not (photo.parent / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "drawn"),
+    [
+        ("L", (40, 30), (400, 300)),
+        ("I;16", (40, 30), (400, 300)),
+        ("RGBA", (40, 30), (400, 300)),
+        ("1", (1, 1), (384, 384)),
+        ("RGB", (1, 2500), (1, 1600)),
+        ("RGB", (3200, 1000), (1600, 500)),
+    ],
+)
+def test_pictures_of_any_mode_and_size_are_drawn_over(
+    tmp_path: Path, mode: str, size: tuple[int, int], drawn: tuple[int, int]
+) -> None:
+    Image.new(mode, size).save(tmp_path / "photo.png")
+    assert main(["test_resnet", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"), "--samples", "1"]) == 0
+    for result in json.loads((tmp_path / "out/results.json").read_text()):
+        assert result["size"] == [size[1], size[0]]
+        with Image.open(tmp_path / "out" / result["picture"]) as picture:
+            assert picture.width == max(drawn[0], 240)  # or there is no room for a caption
+            assert drawn[1] < picture.height < 2 * drawn[1] + 300
+
+
+def test_a_place_is_given_and_told_in_pixels_of_a_large_picture(tmp_path: Path) -> None:
+    subject = make_subject(
+        load_shallow("test_resnet", None, torch.device("cpu")), Image.new("RGB", (4000, 3000)), "900,93"
+    )
+    assert subject.picture.size == (1600, 1200)
+    assert subject.at == (900, 93)
+    assert subject.view.back(*subject.place) == pytest.approx((900 * 0.4, 93 * 0.4))
+
+
+def test_out_that_is_a_file_is_one_sentence(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photo.parent / "out").write_text("precious")
+    assert run_tool(main, ["test_resnet", str(photo), "--out", str(photo.parent / "out"), "--kind", "cam"]) == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "out" in message
+    assert (photo.parent / "out").read_text() == "precious"
+
+
 @pytest.mark.all
 @pytest.mark.parametrize(
     "name", ["cswin_tiny", "l2vit_tiny", "litv2_small", "maxvit_pico_rw_256_fused", "shvit_s1_fused", "transnext_micro"]
@@ -104,6 +198,7 @@ REFUSED = {
     "shvit_s1_fused --layer stages.9": "--layer stages.9 is none to draw; it takes stages.1.blocks.0.mixer.m, ",
     "shvit_s1_fused --layer stages.1.blocks --kind cam": "--layer stages.1.blocks is none to draw; it takes stages.0, ",
     "shvit_s1_fused --head 1": "--head is 1; stages.1.blocks.0.mixer.m has the heads 0 to 0",
+    "litv2_small --head 5": "--head is 5; stages.2.* has the heads 0 to 1",  # the attention before has 10
     "van_b0 --at 20,150": "--at is 20,150, which the model does not see; it takes x from ",
     "van_b0 --at middle": "--at is 'middle'; it takes X,Y in pixels of the picture, 200,150 say",
     "van_b0 --class bird": "--class is 'bird'; van_b0 takes numbers from 0 to 3, or labels as 'cat'",
@@ -119,6 +214,14 @@ def test_what_cannot_be_drawn_is_one_sentence_and_nothing_is_written(photo: Path
     assert not (photo.parent / "out").exists()
 
 
+def test_a_label_of_two_classes_is_asked_for_by_number() -> None:
+    classifier = load_shallow("test_resnet", None, torch.device("cpu"))
+    classifier.labels = ["crane", "dog", "crane", "fox"]
+    with pytest.raises(UserError, match="'crane', the label of 0 and 2; test_resnet takes one of these numbers"):
+        class_index(classifier, "crane")
+    assert class_index(classifier, "2") == 2
+
+
 def test_channels_have_no_map_over_the_picture(photo: Path) -> None:
     options = ["--layer", "stages.0.blocks.0.1", "--kind", "attention"]
     with pytest.raises(UserError, match="weighs channels and not places, so there is no map to draw"):
@@ -129,6 +232,12 @@ def test_a_plain_model_of_timms_is_told_of_ours() -> None:
     inside = Inside({"attention": {}, "cam": {"stages.3": None}}, [])
     with pytest.raises(UserError, match="davit_tiny_fused is the same model with more to look at"):
         choose(inside, "davit_tiny.msft_in1k", ["attention"], None)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("davit_tiny", "routes"), ("shvit_s1", "windows")])
+def test_ours_is_not_named_for_what_it_has_not_either(name: str, kind: str) -> None:
+    with pytest.raises(UserError, match=f"{name} has none; it takes cam$"):
+        choose(Inside({kind: {}, "cam": {"stages.3": None}}, []), name, [kind], None)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all"])
@@ -166,6 +275,6 @@ def test_the_token_asked_lies_over_the_place(at: str) -> None:
     chosen = torch.zeros(40, 40)
     chosen[subject.token(call)] = 1
     x, y = (float(side) for side in at.split(","))
-    assert subject.picture.size == (90 * subject.times, 60 * subject.times)
-    assert subject.view.lay(chosen, 4)[int(y * subject.times), int(x * subject.times)] == 1
-    assert subject.at == [x, y]
+    assert subject.picture.size == (90 * 5, 60 * 5)
+    assert subject.view.lay(chosen, 4)[int(y * 5), int(x * 5)] == 1
+    assert subject.at == (x, y)
