@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ def check_archive(path: str | Path) -> None:
 
 def in_words(said: str, otherwise: str) -> str:
     """The first line of an error, if it has words: some say a number alone."""
-    first = said.strip().partition("\n")[0][:160]
+    first = shorten(said.strip().partition("\n")[0], 160, placeholder=" ...")
     return first if " " in first else otherwise
 
 

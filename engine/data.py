@@ -6,6 +6,7 @@ What is added here: the sampler and the per-sample seeds that let a run go on in
 are counted, and sentences for folders that do not hold what they should.
 """
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ import numpy as np
 import timm
 import torch
 from mmengine.dist import get_dist_info
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 from PIL import Image
 from timm.data import create_dataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..backbones._errors import UserError
+from ..backbones._images import as_rgb
 from .samples import NEIGHBOURS, NO_TARGET, blank_image, build_transform, data_error, epoch_batches
 from .seeding import drawn_from
 from .shards import ShardStream
@@ -127,7 +130,7 @@ class TimmDataset(Dataset):
     def _read(self, index: int) -> tuple[Image.Image, int]:
         file, target, *_ = self.reader[index]
         image = file if isinstance(file, Image.Image) else Image.open(file)
-        return image.convert("RGB"), NO_TARGET if target is None else target
+        return as_rgb(image), NO_TARGET if target is None else target
 
     def __getitem__(self, key: int | tuple[int, int, int]) -> tuple[np.ndarray | torch.Tensor, int, int]:
         epoch, first, repeat = key if isinstance(key, tuple) else (0, key, 0)
@@ -283,6 +286,21 @@ def ending_workers(runner: Any) -> Iterator[None]:
             end_workers(getattr(loop, "dataloader", None))
 
 
+def usable_workers(asked: int) -> int:
+    """At most one worker for each core that this process may use; where that is fewer than asked, it is said once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else asked
+    if asked > cores:
+        _say_fewer(asked, cores)
+    return min(asked, cores)
+
+
+@functools.cache
+def _say_fewer(asked: int, cores: int) -> None:
+    MMLogger.get_current_instance().warning(
+        f"num_workers is {asked}, and this process may use {cores} of the machine's cores: {cores} workers start"
+    )
+
+
 def build_loader(
     dataset: dict[str, Any],
     batch_size: int,
@@ -302,7 +320,7 @@ def build_loader(
         raise UserError(f"batch_size {batch_size} with accumulative_counts {group}: both are numbers from 1 up")
     arguments = {key: value for key, value in dataset.items() if key != "type"}
     training = arguments.get("training", False)
-    num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else num_workers)
+    num_workers = usable_workers(num_workers)
     shared: dict[str, Any] = dict(
         batch_size=batch_size,
         num_workers=num_workers,

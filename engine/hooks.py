@@ -32,12 +32,16 @@ def peak_memory_mb(device: torch.device) -> int:
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
 
 
+_SILENT_SECONDS = 60.0  # at most, where the output is a file
+
+
 @HOOKS.register_module()
 class ProgressHook(Hook):
     """A live line with loss, throughput and time left on a terminal.
 
-    Where the output is a file: one line an epoch; of a run that counts steps, one at the interval of the logger. Loss
-    and throughput are means over what the line tells of, in this process: what was trained before a resume is not in.
+    Where the output is a file: one line an epoch, and one a minute on the way; of a run that counts steps, one at the
+    interval of the logger. Loss and throughput are means over what the line tells of, in this process: what was trained
+    before a resume is not in.
     Each line of the log gets the columns that mmengine leaves out: `memory`, and in a run that counts steps `epoch`,
     with `by_step`, which says that its evaluations are numbered by steps.
     """
@@ -50,6 +54,7 @@ class ProgressHook(Hook):
         self.steps, self.images, self.train_seconds, self.losses = 0, 0, 0.0, 0.0
         self.since: tuple[int, int, float, float] = (0, 0, 0.0, 0.0)  # where rates and loss of the next line begin
         self.told = -1  # the step of the last line
+        self.told_at = 0.0
         self.metrics: dict[str, Any] = {}  # of the last evaluation
 
     def before_train(self, runner: Runner) -> None:
@@ -68,7 +73,7 @@ class ProgressHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Remember where the epoch began."""
         self.since = (self.steps, self.images, self.train_seconds, self.losses)
-        self.last = time.perf_counter()
+        self.last = self.told_at = time.perf_counter()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Update the live line and the log's memory column."""
@@ -92,6 +97,8 @@ class ProgressHook(Hook):
             if self.bar is None:
                 self._tell(runner, runner.iter + 1)
             self.since = (self.steps, self.images, self.train_seconds, self.losses)
+        elif _counts_epochs(runner) and self.bar is None and now - self.told_at > _SILENT_SECONDS:
+            self._tell(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """The epoch's line, or the last one of a run that counts steps."""
@@ -128,7 +135,7 @@ class ProgressHook(Hook):
             self.bar = None
 
     def _tell(self, runner: Runner, done: int) -> None:
-        self.told = done
+        self.told, self.told_at = done, time.perf_counter()
         if is_main_process():
             self.console.print(self._line(runner, done), highlight=False, soft_wrap=True)
 
@@ -138,10 +145,8 @@ class ProgressHook(Hook):
         left = (runner.max_iters - done) * seconds / max(steps, 1)
         minutes, rest = divmod(round(left), 60)
         rate = runner.optim_wrapper.get_lr()
-        epochs = f"epoch {runner.epoch + 1}/{runner.max_epochs}"
-        where = epochs if _counts_epochs(runner) else f"step {done}/{runner.max_iters}"
         parts = [
-            where,
+            _place(runner, done),
             f"loss {losses / max(steps, 1):.4f}",
             f"lr {next(iter(rate.values()))[0]:.2e}",
             *_logged(runner, "grad_norm", "grad {:.3g}"),
@@ -150,6 +155,15 @@ class ProgressHook(Hook):
             f"ETA {minutes // 60}:{minutes % 60:02d}:{rest:02d}" if done < runner.max_iters else "done",
         ]
         return "  ".join(parts)
+
+
+def _place(runner: Runner, done: int) -> str:
+    """Where in the run a line is told; on the way through an epoch with the step of it."""
+    if not _counts_epochs(runner):
+        return f"step {done}/{runner.max_iters}"
+    length = len(runner.train_dataloader)
+    step = done - runner.epoch * length
+    return f"epoch {runner.epoch + 1}/{runner.max_epochs}" + (f" step {step}/{length}" if step < length else "")
 
 
 def _logged(runner: Runner, name: str, form: str) -> list[str]:

@@ -196,6 +196,13 @@ class AnyDeviceAmpOptimWrapper(AmpOptimWrapper):
         return stack
 
 
+def use_amp(wrapper: Any, name: str, device: str) -> None:
+    """Put mixed precision, `bf16` or `fp16`, into the config of an optimizer, for the kind of device it will run on."""
+    for key in ("loss_scale", "use_fsdp"):
+        wrapper.pop(key, None)
+    wrapper.update(type="AnyDeviceAmpOptimWrapper", dtype={"bf16": "bfloat16", "fp16": "float16"}[name], device=device)
+
+
 def asks_for_amp(wrapper: Any) -> bool:
     """Whether the config of an optimizer asks for mmengine's own mixed precision, which asserts that there is a GPU."""
     kind = wrapper.get("type") if isinstance(wrapper, Mapping) else None

@@ -4,14 +4,13 @@ mmengine builds data set, sampler and batch sampler as the config says. Added he
 (seed, epoch, index), whichever worker it meets, and batches that were taken before are left out without being read.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..backbones._errors import UserError
-from .data import start_worker
+from .data import start_worker, usable_workers
 from .dense_samples import CheckedSteps
 from .seeding import drawn_from
 
@@ -98,8 +97,7 @@ def continued(loader: DataLoader, seed: int, group: int = 1) -> DataLoader:
     Raises:
         UserError: the data makes less than one group of batches, which are an optimizer step.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else loader.num_workers
-    workers = min(loader.num_workers, cores)
+    workers = usable_workers(loader.num_workers)
     batches = ContinuedBatches(loader.batch_sampler, group, seed)
     if not batches.endless and not len(batches):
         raise UserError(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from textwrap import shorten
 from typing import Any
 from uuid import uuid4
 
@@ -199,7 +200,7 @@ class Agreement:
 
 def lost_because(error: BaseException, what: str = "") -> UserError:
     """The sentence of a process that another one, or the launcher, has left alone."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    reason = shorten((str(error).splitlines() or [type(error).__name__])[0], 160, placeholder=" ...")
     return UserError(
         f"process {get_rank()} ends because another process of this run is gone ({what}{reason}): what that one said "
         "last is the cause; start all of them again with --resume, and the run goes on from its newest checkpoint"

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 from mmengine.evaluator import Evaluator
@@ -55,12 +56,19 @@ def checkpoint_files(work_dir: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
+def _set_matmul_precision(precision: str) -> None:
+    if precision not in ("highest", "high", "medium"):
+        raise UserError(f"env_cfg.float32_matmul_precision is {precision!r}; highest, high and medium are accepted")
+    torch.set_float32_matmul_precision(precision)
+
+
 @RUNNERS.register_module()
 class VertebraRunner(Runner):
     """See the module's docstring. Further entries of a config that it reads:
 
     `load_from`: weights to start from, adapted by the family's filter; `resume`: go on from `load_from`, or from the
-    newest whole checkpoint of the work dir.
+    newest whole checkpoint of the work dir; `env_cfg.float32_matmul_precision`: "high" lets GPUs multiply float32
+    matrices as TF32.
     """
 
     _saved: ClassVar[dict[str, Any]] = {}  # of the checkpoint that the run was resumed from: see `record`
@@ -86,6 +94,8 @@ class VertebraRunner(Runner):
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """mmengine's; several processes without GPUs meet over gloo, and those that torchrun restarts meet anew."""
+        if precision := env_cfg.get("float32_matmul_precision"):
+            _set_matmul_precision(precision)
         settings = dict(env_cfg.get("dist_cfg") or {})
         if self.distributed and not is_distributed() and get_device() == "cpu":
             meet_without_gpu(self.launcher, settings.get("timeout"))

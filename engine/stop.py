@@ -111,5 +111,5 @@ class StopRequest:
                 signal.signal(known, previous)
             print(f"\n{name}: finishing this step, then saving (once more: stop at once).", file=sys.stderr, flush=True)
         elif not again:  # a launcher passes on what the scheduler has sent to every process itself
-            said = f"{name} to process {get_rank()}: all end after the same step, and the first one saves."
+            said = f"{name} to process {get_rank()}: all end after the same step, and the first saves, if all answer."
             print(f"\n{said}", file=sys.stderr, flush=True)

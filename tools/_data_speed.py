@@ -50,8 +50,8 @@ class Row:
     date: str
 
 
-def prepare(name: str, data: str | None, batch: int | None) -> Any:
-    """The config, with the data folder and the batch size in their places; its model starts from fresh weights.
+def prepare(name: str, data: str | None, batch: int | None, amp: str | None = None, device: str = "cpu") -> Any:
+    """The config, with data folder, batch size and mixed precision in their places; its model has fresh weights.
 
     Raises:
         UserError: no such config or model, or one that trains no classifier.
@@ -72,6 +72,10 @@ def prepare(name: str, data: str | None, batch: int | None) -> Any:
         configs.use_data(config, data)
     if batch:
         config.train_dataloader.batch_size = batch
+    if amp:
+        from vertebra.engine.optim import use_amp
+
+        use_amp(config.optim_wrapper, amp, device)
     config.model.update(pretrained=False, weights=None)
     configs.check_model(config)
     return config
@@ -182,6 +186,7 @@ def add_parser(kinds: argparse._SubParsersAction, epilog: str) -> None:
     add("--data", metavar="DIR", help="the data folder, in the place of the config's")
     add("--workers", nargs="+", type=int, metavar="N", help="workers of the loader, each measured (default: config's)")
     add("--batch", type=int, metavar="N", help="images a step (default: the config's)")
+    add("--amp", choices=("bf16", "fp16"), help="mixed precision, as of `train`")
     add("--seconds", type=float, default=SECONDS, metavar="S", help=f"for each measurement (default: {SECONDS:g})")
     add("--device", default=argparse.SUPPRESS, help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
     add("--csv", type=Path, metavar="F", help="append the rows to this file, results/data.csv say")
@@ -201,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
     need("cv2", extra="train")
     import vertebra.engine  # noqa: F401  registers what the configs name
 
-    config = prepare(args.config, args.data, args.batch)
+    config = prepare(args.config, args.data, args.batch, args.amp, device.type)
     asked = args.workers or [config.train_dataloader.get("num_workers", 0)]
     rows = rows_of(args.config, config, measure(config, usable(asked), device, args.seconds), device)
     print(table(rows))

@@ -120,10 +120,9 @@ def prepare(args: argparse.Namespace, device: str) -> Any:
 def _set_ways(config: Any, args: argparse.Namespace, device: str, dense: bool) -> None:
     """Precision, compiler, guard and loggers of the command line."""
     if args.amp:
-        for key in ("loss_scale", "use_fsdp"):
-            config.optim_wrapper.pop(key, None)
-        dtype = {"bf16": "bfloat16", "fp16": "float16"}[args.amp]
-        config.optim_wrapper.update(type="AnyDeviceAmpOptimWrapper", dtype=dtype, device=device)
+        from vertebra.engine.optim import use_amp
+
+        use_amp(config.optim_wrapper, args.amp, device)
     if args.compile and dense:
         raise UserError(f"--compile is for classifiers; {args.config} is a {config.model.type}")
     if args.compile:

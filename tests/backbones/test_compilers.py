@@ -154,6 +154,7 @@ def test_an_exported_program_takes_any_batch_height_and_width(small: Build, few:
 PROVEN = {"transnext_micro_aaaa_256": 128, "shvit": 128}  # sides from which on each map has two pixels or more
 
 
+@pytest.mark.all
 @torch.no_grad()
 def test_an_export_takes_ranges_of_sides_too(small: Build, slow_network: str) -> None:
     """The exporter must prove for each side of the ranges what it found for one."""

@@ -77,7 +77,8 @@ def in_every_run(*layouts: str) -> list[Any]:
     return [pytest.param(layout, marks=() if layout in layouts else pytest.mark.all) for layout in LAYOUTS]
 
 
-@pytest.mark.parametrize("layout", in_every_run("module.backbone."))
+@pytest.mark.all  # test_golden.py loads them in one layout
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_authors_keys_load_in_every_layout(
     golden: Callable[[str], Any], stem: str, golden_name: str, layout: str
 ) -> None:

@@ -149,6 +149,7 @@ def _cswin() -> dict[str, Recipe]:
             mixup=(0.1, 0.1),
             ema=0.9998,
             weights="cswin_base.in1k",
+            head=Head(("RandAugment", "erasing", "interpolation")),
         ),
     } | _cswin_large(tuned)
 
@@ -165,6 +166,7 @@ def _cswin_large(tuned: Recipe) -> dict[str, Recipe]:
         names=(("backbone.", 0.05), ("backbone.head.", 1.0)),
         interpolation="bicubic",
     )
+    taken = Head(("RandAugment", "erasing"))
     return {
         "cswin_large_22k": Recipe(
             "cswin_large.in22k",
@@ -176,7 +178,7 @@ def _cswin_large(tuned: Recipe) -> dict[str, Recipe]:
             interpolation="random",
             head=Head(("how the authors trained it",)),
         ),
-        "cswin_large_ft": replace(large, tag="cswin_large.in22k_ft_in1k", crop=0.9, size=224),
+        "cswin_large_ft": replace(large, tag="cswin_large.in22k_ft_in1k", crop=0.9, size=224, head=taken),
         "cswin_large_384_ft": replace(
             large, tag="cswin_large_384.in22k_ft_in1k", head=Head(("how the authors trained it at 384",))
         ),
@@ -186,7 +188,8 @@ def _cswin_large(tuned: Recipe) -> dict[str, Recipe]:
 def _l2vit() -> dict[str, Recipe]:
     # the warm-up begins at 0, which a factor cannot: one ten-thousandth of the rate stands for it
     usual = Recipe("", lr=4e-3, batch=4096, warm_up=20, first=4e-7, last=1e-6, ema=0.9999)
-    whole = Recipe("l2vit_base.in22k", 0.2, epochs=90, classes=21841)
+    images = ("augmentation", "mixing", "erasing")
+    whole = Recipe("l2vit_base.in22k", 0.2, epochs=90, classes=21841, head=Head(images))
     tuned = replace(
         whole,
         lr=4e-5,
@@ -196,7 +199,7 @@ def _l2vit() -> dict[str, Recipe]:
         decay=1e-8,
         ema=0.9999,
         classes=1000,
-        head=Head(("decay of the averaged weights",)),
+        head=Head(("decay of the averaged weights", *images)),
         weights="l2vit_base.in22k",
     )
     drop = Head(("drop path",))
@@ -235,7 +238,7 @@ def _maxvit() -> dict[str, Recipe]:
         mixup=(0.8, 0.0),
         erasing=0.0,
         augment="rand-m15-mmax15-n2",
-        head=Head(("first rate",)),
+        head=Head(("first rate", "interpolation")),
     )
     whole = replace(usual, lr=1e-3, epochs=90, warm_up=3, first=1e-7, classes=21843)
     tuned = replace(usual, lr=5e-5, batch=512, epochs=30, warm_up=0, first=None, last=None, decay=1e-8)

@@ -49,9 +49,10 @@ def test_a_compiled_run_is_the_plain_one_and_goes_on(
 
 
 @pytest.mark.all
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(not shutil.which("g++"), reason="Inductor writes C++, and there is no g++")
 def test_inductor_trains(start: Callable[..., Started], tiny: Path, tmp_path: Path) -> None:
     for folder, words in (("plain", []), ("compiled", ["--compile"])):
-        run = start("train", tiny, "--device", "cpu", "--work-dir", folder, *words, "--cfg-options", *CALM).wait(600)
+        run = start("train", tiny, "--device", "cpu", "--work-dir", folder, *words, "--cfg-options", *CALM).wait(1200)
         assert run.code == 0, run.said
     assert_close(end_state(tmp_path / "compiled"), end_state(tmp_path / "plain"))

@@ -125,6 +125,13 @@ def test_an_unreadable_image_is_replaced_in_training_and_left_out_in_evaluation(
     assert (target, unreadable) == (-1, 0)
 
 
+def test_sixteen_bits_of_grey_are_not_cut_off_at_eight(tmp_path: Path) -> None:
+    root = write_images(tmp_path, classes=1, train=1, val=1)
+    Image.fromarray(np.full((40, 40), 0x5000, np.uint16)).save(root / "val/class0/0.png")
+    pixels, *_ = dataset(root, split="val", training=False)[0]
+    assert (np.asarray(pixels) == 0x50).all()
+
+
 def test_a_folder_of_nothing_but_unreadable_images_is_an_error(tmp_path: Path) -> None:
     root = write_images(tmp_path, classes=1, train=2, val=1)
     for path in root.glob("train/*/*.png"):

@@ -52,6 +52,7 @@ def run(
     ranks: int = 1,
     terminal: bool = False,
     logged: dict[str, float] | None = None,
+    length: int = 0,
 ) -> Run:
     """A run of 8 images and half a second a step, 20 images in all, logged every 4, evaluated for an hour after one."""
     hook, timer = ProgressHook(), IterTimerHook()
@@ -75,7 +76,7 @@ def run(
         ),
         logger=SimpleNamespace(info=lambda _: None),
         train_loop=object.__new__(loop),
-        train_dataloader=Loader(20, endless),
+        train_dataloader=Loader(8 * length or 20, endless),
         iter=0,
         epoch=0,
         max_iters=steps,
@@ -123,6 +124,12 @@ def test_no_line_tells_of_no_step(clock: SimpleNamespace, steps: int) -> None:
 def test_a_run_of_epochs_says_a_line_an_epoch(clock: SimpleNamespace) -> None:
     (said,) = run(clock, EpochBasedTrainLoop, steps=10).said
     assert said.startswith("epoch 1/1")
+
+
+def test_a_long_epoch_says_a_line_a_minute_with_its_step(clock: SimpleNamespace) -> None:
+    said = run(clock, EpochBasedTrainLoop, steps=300, length=300).said
+    places = ["epoch 1/1 step 121/300", "epoch 1/1 step 242/300", "epoch 1/1"]
+    assert [line.split("  ")[0] for line in said] == places
 
 
 def test_the_last_line_is_said_once(clock: SimpleNamespace) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,20 +102,22 @@ def test_two_processes_or_two_batches_that_accumulate_train_as_one(
 
 
 def test_an_evaluation_by_three_processes_counts_each_image_once(
-    run: Callable, start_together: Callable, tiny: Path, tmp_path: Path
+    run: Callable, start_together: Callable, tiny: Path, images: Path, tmp_path: Path
 ) -> None:
-    """Twelve images in batches of five: the processes see four each."""
+    """Eleven images in batches of three, so that shares of equal size would count one twice."""
+    shutil.copytree(images, tmp_path / "eleven")
+    next((tmp_path / "eleven" / "val").rglob("*.png")).unlink()
     short = ("--cfg-options", "train_cfg.max_epochs=1", "train_dataloader.batch_size=2", "val_dataloader.batch_size=3")
-    processes = start_together(3, "train", tiny, "--work-dir", "three", *short)
+    processes = start_together(3, "train", tiny, "--data", "eleven", "--work-dir", "three", *short)
     for process in processes:
         assert process.wait().code == 0, process.said
     rows = [json.loads(line) for path in tmp_path.glob("three/*/vis_data/scalars.json") for line in path.open()]
     found = next(row for row in rows if "top1" in row)
-    assert found["images"] == 12
-    done = run("test", tiny, "three/epoch_1.pth", "--out", "alone.json")
+    assert found["images"] == 11
+    done = run("test", tiny, "three/epoch_1.pth", "--data", "eleven", "--out", "alone.json")
     assert done.code == 0, done.said
     alone = json.loads((tmp_path / "alone.json").read_text())
-    assert alone["images"] == 12
+    assert alone["images"] == 11
     assert alone["top1"] == pytest.approx(found["top1"])
 
 
@@ -125,9 +128,10 @@ LAST = "epoch_4.pth"
 
 
 def end_state(work_dir: Path) -> dict[str, torch.Tensor]:
-    """Weights and optimizer at the end; running statistics are each process's own until an epoch has ended."""
+    """Weights, averaged ones and optimizer at the end; running statistics are each process's own within an epoch."""
     checkpoint = read_checkpoint(work_dir / LAST)
     state = {key: value for key, value in checkpoint["ema_state_dict"].items() if "running" not in key}
+    state |= {f"averaged {key}": value for key, value in checkpoint["state_dict"].items() if "running" not in key}
     slots = checkpoint["optimizer"]["state"].items()
     return state | {f"{number}.{key}": torch.as_tensor(value) for number, slot in slots for key, value in slot.items()}
 

@@ -78,6 +78,21 @@ def test_an_optimizer_without_mixed_precision_is_built_as_it_is(tmp_path: Path, 
     assert said == []
 
 
+@pytest.mark.parametrize("asked", ["high", None])
+def test_matrices_are_multiplied_as_the_config_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", heard.append)
+    runner(tmp_path, {}, env_cfg=dict(dist_cfg=dict(backend="gloo"), float32_matmul_precision=asked))
+    assert heard == ([asked] if asked else [])
+
+
+def test_a_precision_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="float32_matmul_precision is 'tf32'; highest, high and medium"):
+        runner(tmp_path, {}, env_cfg=dict(dist_cfg=dict(backend="gloo"), float32_matmul_precision="tf32"))
+
+
 # --- the rate for the images of a step ---
 
 

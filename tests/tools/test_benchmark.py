@@ -41,6 +41,7 @@ def test_rate_is_the_median_between_lowest_and_highest(measured: tuple[list[Row]
         assert 0 < row.lowest <= row.value <= row.highest
 
 
+@pytest.mark.all
 def test_training_takes_more_memory_than_forward(measured: tuple[list[Row], list[str]]) -> None:
     forward, training = measured[0]
     assert forward.peak_memory_mb is not None

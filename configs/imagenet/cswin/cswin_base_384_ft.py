@@ -1,6 +1,7 @@
 # CSWin-B fine-tuned at 384: 85.5 % top-1 as published (arXiv 2107.00652, README), 77.4 M parameters.
 # Total batch 256: 8 processes x 32. On 8 GPUs:
 #   torchrun --nproc-per-node 8 tools/train.py imagenet/cswin/cswin_base_384_ft --launcher pytorch --amp fp16
+# RandAugment, erasing and interpolation of training images are not given: those of the training at 224 are taken.
 _base_ = [
     "../../_base_/models/classifier_regularised.py",
     "../../_base_/datasets/imagenet.py",

@@ -1,6 +1,7 @@
 # CSWin-L from ImageNet-22K at 224: 86.5 % top-1 as published (arXiv 2107.00652, README), 173.3 M parameters.
 # Total batch 512: 8 processes x 64. On 8 GPUs:
 #   torchrun --nproc-per-node 8 tools/train.py imagenet/cswin/cswin_large_ft --launcher pytorch --amp fp16
+# RandAugment and erasing are not given: those of the training on ImageNet-1K are taken.
 _base_ = [
     "../../_base_/models/classifier_regularised.py",
     "../../_base_/datasets/imagenet.py",

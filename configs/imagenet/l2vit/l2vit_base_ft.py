@@ -1,7 +1,8 @@
 # L2ViT-B from ImageNet-22K at 224: 86.0 % top-1 as published (arXiv 2501.16182, README), 88.6 M parameters.
 # Total batch 1024: 8 processes x 128. On 8 GPUs:
 #   torchrun --nproc-per-node 8 tools/train.py imagenet/l2vit/l2vit_base_ft --launcher pytorch
-# The decay of the averaged weights is not given: that of the training on ImageNet-1K is taken.
+# The decay of the averaged weights, augmentation, mixing and erasing are not given: those of the training on
+# ImageNet-1K are taken.
 _base_ = [
     "../../_base_/models/classifier_regularised.py",
     "../../_base_/datasets/imagenet.py",

@@ -1,7 +1,8 @@
 # MaxViT-T on ImageNet-1K at 224: 83.62 % top-1 as published (arXiv 2204.01697, README), 30.9 M parameters.
 # Total batch 4096: 8 processes x 128 x 4 accumulated. On 8 GPUs:
 #   torchrun --nproc-per-node 8 tools/train.py imagenet/maxvit/maxvit_tiny_tf_224_fused --launcher pytorch --amp bf16
-# The first rate of the warm-up is not given: a small one is taken, for 0 could not be multiplied.
+# The first rate of the warm-up is not given: a small one is taken, for 0 could not be multiplied. The
+# interpolation of training images is not given: bicubic is taken.
 _base_ = [
     "../../_base_/models/classifier_regularised.py",
     "../../_base_/datasets/imagenet.py",
