@@ -99,7 +99,7 @@ def load_classifier(
     if checkpoint is None or str(checkpoint) == PRETRAINED:
         published = checkpoint is not None
         model = create(name, pretrained=published)
-        return Classifier(name, model.to(device).eval(), _imagenet_labels(model), published=published)
+        return Classifier(name, model.to(device).eval(), imagenet_labels(model), published=published)
     read = read_checkpoint(checkpoint)
     known = described(read)
     if known.get("model_name", name).split(".")[0] != name.split(".")[0]:
@@ -114,14 +114,14 @@ def load_classifier(
         )
     changes = {key: _tuple(value) for key, value in (known.get("transform") or {}).items()}
     folders = [str(label) for label in known.get("labels") or ()]
-    return Classifier(name, model.to(device).eval(), folders or _imagenet_labels(model), folders, options, changes)
+    return Classifier(name, model.to(device).eval(), folders or imagenet_labels(model), folders, options, changes)
 
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _imagenet_labels(model: nn.Module) -> list[str]:
+def imagenet_labels(model: nn.Module) -> list[str]:
     """ImageNet's class names for a model of 1,000 classes, none for others."""
     if model.num_classes != 1000:
         return []

@@ -219,7 +219,7 @@ def field(subject: Subject, feature: FeatureMap, samples: int) -> Look:
     text = (
         f"effective receptive field of the map's centre. {SHARE:.0%} of the gradient lies within {side} x {side} of "
         f"the {view.seen[0]} x {view.seen[1]} pixels that the model sees, around its centre of mass. Mean of {samples} "
-        "images of noise; colours go by the square root"
+        f"image{'s' * (samples > 1)} of noise; colours go by the square root"
     )
     facts = {"side": side, "share": SHARE, "centre": [x, y], "sees": list(view.seen), "samples": samples}
     return subject.caption(picture, feature.layer, text, ("0", "most")), facts

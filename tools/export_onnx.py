@@ -30,7 +30,7 @@ import torch
 from vertebra.backbones._errors import UserError
 from vertebra.kernels.dispatch import VARIABLE
 from vertebra.tools import _programs
-from vertebra.tools._classifier import PRETRAINED, Classifier, _imagenet_labels, load_classifier
+from vertebra.tools._classifier import PRETRAINED, Classifier, imagenet_labels, load_classifier
 from vertebra.tools._common import make_parser, need, parse_size, pick_device, run_tool
 from vertebra.tools._export_files import check_target, tell_leftovers
 from vertebra.tools._onnx_export import OnnxReport, export
@@ -210,7 +210,7 @@ def _load(args: argparse.Namespace, device: torch.device) -> "Classifier | Dense
     transform = loader.get("dataset", {}).get("transform")
     changes = dict(transform) if isinstance(transform, Mapping) else {}  # a list has steps, and no model's values
     backbone = built.backbone.to(device).eval()
-    named = labels or _imagenet_labels(backbone)
+    named = labels or imagenet_labels(backbone)
     return Classifier(built.model_name, backbone, named, labels, built.options, changes)
 
 
