@@ -61,7 +61,7 @@ _SMALL_STEPS = ("train_dataloader.batch_size=16", "optim_wrapper.optimizer.lr=1e
 _CHANNELS_LAST = "model.channels_last=True"
 FAMILIES = {
     "van": _family("van_b0", 11, _SHALLOW, _CHANNELS_LAST),
-    "biformer": _family("biformer_tiny", 14, _SHALLOW, "model.n_win=4", "optim_wrapper.optimizer.lr=8e-4"),
+    "biformer": _family("biformer_tiny", 12, _SHALLOW, "model.n_win=4", "optim_wrapper.optimizer.lr=8e-4"),
     "transnext": _family("transnext_micro", 8, _SHALLOW),
     "litv2": _family("litv2_small", 8, _SHALLOW, *_PUBLISHED["litv2"]),
     "cswin": _family("cswin_tiny", 14, "model.depths=[1,1,1,1]", "optim_wrapper.optimizer.lr=6e-4"),
