@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from ..backbones._checkpoint import read_checkpoint
 from .data import build_loader, ending_workers
 from .quiet import calm
-from .ranks import fresh_store
+from .ranks import fresh_store, naming_lost_peers
+from .resume import checkpoint_files, newest_whole
 from .schedule import fit
 
 _LOOPS = {"ResumableEpochLoop": "EpochBasedTrainLoop", "ResumableIterLoop": "IterBasedTrainLoop"}
@@ -75,18 +76,28 @@ class VertebraFlexibleRunner(FlexibleRunner):
 
     def train(self) -> nn.Module:
         """mmengine's, and leave no worker of a loader behind."""
-        with ending_workers(self):
+        with ending_workers(self), naming_lost_peers():
             return super().train()
 
     def load_or_resume(self) -> None:
-        """mmengine's, for files that hold nothing but tensors and plain values; it would run what others hold."""
+        """mmengine's, for files that hold nothing but tensors and plain values; it would run what others hold.
+
+        Raises:
+            UserError: a file that was named is damaged or hostile, or each that could be resumed from is.
+        """
         for path in (self._load_from, self._resume):
             if isinstance(path, str) and Path(path).is_file():
                 read_checkpoint(path)
-        newest = Path(self.work_dir, "last_checkpoint")
-        if self._resume is True and newest.is_file() and Path(newest.read_text()).is_file():
-            read_checkpoint(newest.read_text())
+        if self._resume is True and self._load_from is None and not self._has_loaded:
+            self._choose_whole()
         super().load_or_resume()
+
+    def _choose_whole(self) -> None:
+        """Resume from the newest whole file, as `VertebraRunner` does; sharded ones are folders, and mmengine's."""
+        files = checkpoint_files(Path(self.work_dir))
+        if not files or not all(path.is_file() for path in files):
+            return
+        self._resume = newest_whole(Path(self.work_dir), self.logger)
 
     def _bare_model(self) -> Any:
         return self.model.module if is_model_wrapper(self.model) else self.model

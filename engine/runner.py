@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
+from mmengine.dist import is_distributed, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
@@ -23,7 +23,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..backbones._checkpoint import check_archive, load_weights, read_checkpoint
+from ..backbones._checkpoint import load_weights, read_checkpoint
 from ..backbones._errors import UserError
 from .atomic import remove_leftovers
 from .data import build_loader, ending_workers, start_worker
@@ -35,6 +35,7 @@ from .pyramid import TimmPyramid
 from .quiet import calm
 from .ranks import fresh_store, meet_without_gpu, naming_lost_peers
 from .record import check_same_run, describe_run, images_a_step
+from .resume import checkpoint_files, newest_whole
 from .schedule import counting_steps, fit, lengths, mark, replay, scaled
 
 _OWN_DATA = "TimmDataset"
@@ -48,12 +49,6 @@ _ALWAYS = (
     "ProgressHook",
     "SharedStatisticsHook",
 )
-
-
-def checkpoint_files(work_dir: Path) -> list[Path]:
-    """The checkpoints that a run can be resumed from, newest first."""
-    files = [*work_dir.glob("epoch_*.pth"), *work_dir.glob("iter_*.pth")]
-    return sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def _set_matmul_precision(precision: str) -> None:
@@ -281,31 +276,12 @@ class VertebraRunner(Runner):
             super().dump_config()
 
     def _resume_newest(self) -> None:
-        found: list[str | None] = [None, None]
-        if is_main_process():
-            found = self._newest_whole()
-        broadcast_object_list(found)  # or the processes could go on from different ones
-        path, wrong = found
-        if wrong:
-            raise UserError(wrong)
+        path = newest_whole(Path(self.work_dir), self.logger)
         if path:
             self.resume(path)
             return
         self.logger.warning(f"there is no checkpoint in {self.work_dir}: starting from the beginning")
         self._resume = False
-
-    def _newest_whole(self) -> list[str | None]:
-        """The checkpoint to resume from, if there are any, and what is wrong, if none can be."""
-        files = checkpoint_files(Path(self.work_dir))
-        for path in files:
-            try:
-                check_archive(path)
-                read_checkpoint(path)
-            except UserError as error:
-                self.logger.warning(f"{error}; trying the one before it")
-            else:
-                return [str(path), None]
-        return [None, f"none of the {len(files)} checkpoints in {self.work_dir} can be read" if files else None]
 
     def load_checkpoint(self, filename: str, map_location: Any = "cpu", strict: bool = True, **_: Any) -> dict:
         """Read a file safely and load it: a training state to go on from, or weights in any layout the family knows.

@@ -1,8 +1,8 @@
 """Ending a run by SIGINT or SIGTERM in good order: the step in progress is finished and saved, then the run ends.
 
 Of several processes it is enough that one gets the signal. All end after the same step, and the first one saves, which
-takes no call that others have to join. A process whose step does not end within the time of grace ends by itself:
-20 seconds, or as many as the variable VERTEBRA_GRACE_SECONDS says. torchrun kills 30 seconds after its SIGTERM.
+takes no call that others have to join. One of several whose step does not end within the time of grace ends by
+itself: 20 seconds, or as many as the variable VERTEBRA_GRACE_SECONDS says. torchrun kills 30 seconds after its SIGTERM.
 """
 
 import signal

@@ -21,7 +21,7 @@ def wanted(config: Any) -> dict[str, Any] | None:
     Raises:
         UserError: it is not of the form that is taken, or several processes were started.
     """
-    from vertebra.engine.runner import checkpoint_files
+    from vertebra.engine.resume import checkpoint_files
 
     given = config.get("pretraining")
     if not given:
@@ -44,7 +44,7 @@ def wanted(config: Any) -> dict[str, Any] | None:
 def arguments(given: dict[str, Any], config: Any, seed: int | None, device: str | None) -> list[str]:
     """The command line of `train` for the classifier."""
     from vertebra.engine.dense_config import data_root
-    from vertebra.engine.runner import checkpoint_files
+    from vertebra.engine.resume import checkpoint_files
 
     words = [given["config"], "--work-dir", str(folder(config))]
     words += ["--resume"] if checkpoint_files(folder(config)) else []
@@ -75,7 +75,7 @@ def pretrain(config: Any, words: Sequence[str], train: Callable[[Sequence[str]],
         words: as `arguments` gives them.
         train: the tool's entry point.
     """
-    from vertebra.engine.runner import checkpoint_files
+    from vertebra.engine.resume import checkpoint_files
 
     print(f"first the backbone as a classifier: {words[0]}, in {folder(config)}", file=sys.stderr)
     train(words)

@@ -162,7 +162,7 @@ def settle_work_dir(config: Any, resume: str | None) -> None:
     Raises:
         UserError: it cannot be written, or holds checkpoints and `--resume` was not given.
     """
-    from vertebra.engine.runner import checkpoint_files
+    from vertebra.engine.resume import checkpoint_files
 
     folder = Path(config.work_dir)
     try:

@@ -41,3 +41,24 @@ def test_a_checkpoint_that_holds_more_than_tensors_is_refused(run: Callable, fle
     done = run("train", flexible, "--work-dir", "new", "--cfg-options", f"load_from={tmp_path / 'hostile.pth'}")
     assert done.code == 2
     assert "hostile.pth" in done.said.splitlines()[-1]
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_taken(
+    run: Callable, flexible: Path, tmp_path: Path
+) -> None:
+    short = ["--work-dir", "kept", "--cfg-options", "model.depths=(1,1,1,1)", "param_scheduler.1.end=-1"]
+    assert run("train", flexible, *short, "train_cfg.max_epochs=2").code == 0
+    first, newest = tmp_path / "kept" / "epoch_1.pth", tmp_path / "kept" / "epoch_2.pth"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    done = run("train", flexible, "--resume", *short, "train_cfg.max_epochs=2")
+    assert done.code == 0, done.said
+    assert "epoch_2.pth" in done.said
+    assert "trying the one before it" in done.said
+    assert "epoch 1/2" not in done.said
+    for path in (first, newest):
+        path.write_bytes(b"no checkpoint")
+    done = run("train", flexible, "--resume", *short, "train_cfg.max_epochs=3")
+    assert done.code == 2, done.said
+    assert done.said.splitlines()[-1].endswith("kept can be read")
+    assert "none of the 2 checkpoints" in done.said.splitlines()[-1]
+    assert "Traceback" not in done.said
