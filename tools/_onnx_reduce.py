@@ -15,7 +15,7 @@ from vertebra.tools._quiet import quiet
 
 HALF_LIMIT = 65504
 _QUANTISED = ["Conv", "MatMul", "Gemm"]
-"""What gains from 8 bits; norms, softmax and sums gain nothing and lose most."""
+"""What gains from 8 bits where one side is a weight; norms, softmax, sums and attention's own products lose most."""
 
 
 def largest_value(path: Path, batches: Sequence[Tensor]) -> float:
@@ -32,7 +32,7 @@ def largest_value(path: Path, batches: Sequence[Tensor]) -> float:
         calibrator = create_calibrator(path, augmented_model_path=augmented, use_external_data_format=large)
         calibrator.collect_data(_reader(batches))
         ends = np.concatenate([np.ravel(data.range_value) for data in calibrator.compute_data().values()])
-    largest = float(np.abs(ends[np.isfinite(ends)]).max())  # infinite ones are masks, and stay so
+    largest = float(np.abs(ends[np.abs(ends) < np.finfo(np.float32).max]).max())  # infinity and that are masks
     if largest > HALF_LIMIT:
         raise UserError(
             f"--fp16: numbers inside the network reach {largest:.3g}, and float16 overflows above {HALF_LIMIT}: "
@@ -81,11 +81,22 @@ def to_int8(source: Path, target: Path, batches: Sequence[Tensor]) -> Path | Non
             _reader(batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_QUANTISED,
+            nodes_to_quantize=_weighted(onnx.load(source, load_external_data=False)),
             per_channel=True,
             use_external_data_format=large,
-            extra_options={"MatMulConstBOnly": True},  # of an attention's products, neither side is a weight
         )
         return _save(onnx.load(quantised), source, target, "int8")
+
+
+def _weighted(model: Any) -> list[str]:
+    """Names of the products whose second factor is a weight; of a MatMul, a matrix.
+
+    ONNX Runtime's own option for that, MatMulConstBOnly, changes nothing in static QDQ files, and it refuses to run a
+    MatMul by a constant of more dimensions that has a scale per channel.
+    """
+    sides = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type in _QUANTISED and node.input[1] in sides]
+    return [node.name for node in products if node.op_type != "MatMul" or sides[node.input[1]] == 2]
 
 
 def _reader(batches: Sequence[Tensor]) -> Any:
