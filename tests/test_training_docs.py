@@ -1,5 +1,6 @@
 """docs/training.md keeps its word: what it says was tried is run here, all other commands at least are understood."""
 
+import inspect
 import json
 import os
 import re
@@ -7,16 +8,22 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("mmengine")
 
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, OPTIM_WRAPPERS
-from vertebra.engine.config import read_config
+from mmengine.registry import HOOKS, LOOPS, MODELS, OPTIM_WRAPPERS
+from vertebra.backbones._errors import UserError
+from vertebra.engine.classifier import TimmClassifier
+from vertebra.engine.config import change, read_config
+from vertebra.engine.data import build_loader
 from vertebra.engine.optim import without_amp
+from vertebra.engine.runner import VertebraRunner
 from vertebra.tools import benchmark, infer, make_dataset, plot, test, train
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +65,70 @@ def test_every_command_is_understood_by_its_tool() -> None:
         args = PARSERS[tool].build_parser().parse_args(words)
         if tool == "train":
             read_config(args.config)
+
+
+TABLE = re.findall(r"^\| (`.*) \| .* \|$", PAGE.partition("| option |")[2].partition("\n\n")[0], re.MULTILINE)
+FLAGS = [span for cell in TABLE for span in re.findall(r"`(--[^`]+)`", cell)]
+OPTIONS = sorted(set(re.findall(r"`(?:--cfg-options )?((?:\w+\.)+\w+=[^`\s]+)`", PAGE)))
+CLIPPING = re.findall(r"`(type=\w+)`", PAGE)  # which the page gives without what it belongs to
+
+
+def test_every_flag_in_the_table_of_options_is_one_of_train() -> None:
+    assert len(FLAGS) >= 3
+    for flag in FLAGS:
+        train.build_parser().parse_args(["imagenet/van/van_b0", *flag.split()])
+
+
+def is_read(config: Config, key: str) -> bool:
+    """Whether a recipe has this entry, or what is built of the one above it takes such an argument."""
+    *parents, last = key.split(".")
+    place: Any = config
+    for part in parents:
+        place = place.get(part) or {}
+    readers = {
+        "model": TimmClassifier,
+        "train_dataloader": build_loader,
+        "train_cfg": LOOPS.get(config.train_cfg.type),
+        "val_cfg": LOOPS.get(config.val_cfg.type),
+        "default_hooks.checkpoint": HOOKS.get(config.default_hooks.checkpoint.type),
+        "optim_wrapper": OPTIM_WRAPPERS.get(config.optim_wrapper.type),
+        "optim_wrapper.clip_grad": torch.nn.utils.clip_grad_norm_,
+    }
+    reader = readers.get(".".join(parents))
+    return last in place or (reader is not None and last in inspect.signature(reader).parameters)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_the_page_changes_something_that_is_read(option: str) -> None:
+    config, changes = read_config("imagenet/van/van_b0"), train.parse_changes([option])
+    (key,) = changes
+    top, _, rest = key.partition(".")
+    known = is_read(config, key)
+    change(config, changes)
+    config.model.depths = (1, 1, 1, 1)
+    if rest.startswith("paramwise_cfg."):  # of which an entry that nothing reads is refused
+        build_optim_wrapper(MODELS.build(config.model), config.optim_wrapper)
+    elif top == "env_cfg":  # and of this one a value that makes no sense
+        with pytest.raises(UserError, match=key):
+            VertebraRunner.setup_env(None, {rest: "nonsense"})
+    else:
+        assert known, f"{key}: no recipe has it, and nothing takes such an argument"
+    if top == "model":
+        MODELS.build(config.model)
+
+
+def test_the_other_kind_of_clipping_is_understood() -> None:
+    assert CLIPPING == ["type=agc"]
+    config = read_config("imagenet/van/van_b0")
+    change(config, train.parse_changes([f"optim_wrapper.clip_grad.{CLIPPING[0]}"]))
+    config.model.depths = (1, 1, 1, 1)
+    build_optim_wrapper(MODELS.build(config.model), config.optim_wrapper)
+
+
+def test_every_option_in_the_table_is_among_those_that_are_tried() -> None:
+    shown = [span.strip("`") for cell in TABLE for span in cell.split(", ") if "`--" not in span]
+    assert len(shown) >= 12
+    assert set(shown) <= set(OPTIONS)
 
 
 def test_nothing_of_the_page_is_left_to_write() -> None:

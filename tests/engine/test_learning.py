@@ -1,6 +1,7 @@
 """Every family learns the digits from nothing: two a little in each run of the tests, all by the whole recipe."""
 
 import json
+import resource
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ BRISK = [
     *(f"{part}_dataloader.num_workers=0" for part in ("train", "val", "test")),
 ]
 SECONDS = 30  # of the processor, whatever else runs
+CORES, MINUTES = 2, 4  # for the whole recipe: counted in seconds of the processor, whatever else runs
 LOWER_BAR = 0.5  # of 360 digits; guesses would get 0.1
 
 
@@ -49,5 +51,8 @@ def test_a_few_passes_bring_a_family_far_above_chance(digits: Path, tmp_path: Pa
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_reaches_what_is_asked(digits: Path, tmp_path: Path, family: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     (row,) = measure(family, 0, digits, tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert row.value >= row.aim
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= CORES * MINUTES * 60
