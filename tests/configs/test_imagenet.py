@@ -23,6 +23,7 @@ from vertebra.backbones import model_names
 from vertebra.backbones._checkpoint import load_weights
 from vertebra.engine.classifier import TimmClassifier
 from vertebra.engine.config import build_runner, check_model, config_names, find_config, read_config
+from vertebra.engine.hooks import UnreadableImagesHook
 from vertebra.engine.samples import transform_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -579,6 +580,8 @@ def test_it_trains(name: str, images: Path, tmp_path: Path) -> None:
     check_model(config)
     runner = build_runner(config)
     before = [parameter.detach().clone() for parameter in runner.model.parameters()]
+    limits = [hook.limit for hook in runner.hooks if isinstance(hook, UnreadableImagesHook)]
+    assert limits == [20], "docs/training.md: the 21st unreadable image ends the run"
     runner.train()
     assert runner.iter == 2
     pairs = zip(before, runner.model.parameters(), strict=True)

@@ -2,7 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -209,6 +211,34 @@ def test_a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole(
     assert (tmp_path / "wd/epoch_1.pth").read_bytes() == kept
     assert not list((tmp_path / "wd").glob(".*.tmp"))
     assert run("train", tiny, "--work-dir", "wd", "--resume").code == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("this user may not mount a file system")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.all
+def test_a_disk_without_room_even_for_the_logs_ends_the_run_in_one_sentence(
+    start: Callable, run: Callable, tiny: Path, small_disk: Path
+) -> None:
+    work_dir, loud = small_disk / "wd", ["--loggers", "tensorboard"]
+    assert run("train", tiny, "--work-dir", work_dir, *loud, *SHORT).code == 0
+    kept = (work_dir / "epoch_1.pth").read_bytes()
+    tool = start("train", tiny, "--work-dir", work_dir, "--resume", *loud)
+    tool.wait_until(lambda: "epoch 2/4" in tool.said)
+    with suppress(OSError):
+        (small_disk / "filler").write_bytes(bytes(128_000_000))
+    assert_refused(tool.wait(), "the disk is full")
+    assert (work_dir / "epoch_1.pth").read_bytes() == kept
+    (small_disk / "filler").unlink()
+    assert run("train", tiny, "--work-dir", work_dir, "--resume", *loud).code == 0
 
 
 def test_words_that_are_no_option_are_refused(run: Callable, tiny: Path) -> None:

@@ -69,6 +69,19 @@ def test_ranks_share_an_epoch_without_overlap(monkeypatch: pytest.MonkeyPatch) -
     assert not parts[0] & parts[1]
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_copies_of_an_image_go_to_the_ranks_without_one_being_taken_twice(
+    monkeypatch: pytest.MonkeyPatch, world: int
+) -> None:
+    taken = []
+    for rank in range(world):
+        monkeypatch.setattr("vertebra.engine.data.get_dist_info", lambda rank=rank: (rank, world))
+        taken += [key[1:] for key in EpochSampler(48, 4, training=True, repeats=3, seed=1)]
+    assert len(taken) == len(set(taken)) == 48
+    assert sorted(copy for _, copy in taken) == [0] * 16 + [1] * 16 + [2] * 16
+    assert len({index for index, _ in taken}) == 16
+
+
 def test_too_few_images_for_a_batch_are_an_error() -> None:
     with pytest.raises(UserError, match="3 training images are fewer"):
         EpochSampler(3, 4, training=True)

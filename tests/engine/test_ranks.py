@@ -593,7 +593,39 @@ def test_processes_that_do_not_meet_say_so(start: Callable[..., Started], tiny: 
     assert "process 1 did not meet the others at 127.0.0.1:none" in process.said
 
 
-def test_processes_that_were_started_together_do_not_train_alone(start: Callable[..., Started], tiny: Path) -> None:
-    process = start("train", tiny, variables=dict(WORLD_SIZE="2", RANK="0")).wait()
+@pytest.mark.parametrize(
+    ("launcher", "variables"),
+    [
+        ("pytorch", {"WORLD_SIZE": "2", "RANK": "0"}),
+        ("slurm", {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}),
+    ],
+)
+def test_processes_that_were_started_together_do_not_train_alone(
+    start: Callable[..., Started], tiny: Path, launcher: str, variables: dict[str, str]
+) -> None:
+    process = start("train", tiny, variables=variables).wait()
     assert process.code == 2
-    assert "2 processes were started together: --launcher pytorch" in process.said.splitlines()[-1]
+    assert f"2 processes were started together: --launcher {launcher}" in process.said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
+def test_one_process_speaks_before_they_have_met(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    for other in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(other, raising=False)
+    assert ranks.is_first()
+    monkeypatch.setenv(variable, "1")
+    assert not ranks.is_first()
+    monkeypatch.setenv(variable, "0")
+    assert ranks.is_first()
+
+
+@pytest.mark.all
+def test_a_loss_that_is_no_number_ends_all_with_the_same_sentence(
+    start_together: Callable, tiny: Path, tmp_path: Path
+) -> None:
+    wild = ["param_scheduler=None", "optim_wrapper.clip_grad=None", "optim_wrapper.optimizer.lr=1e30"]
+    processes = start_together(2, "train", tiny, "--work-dir", "wild", *HALF, *wild)
+    assert [process.wait().code for process in processes] == [2, 2]
+    for process in processes:
+        assert "the loss is" in process.said.splitlines()[-1]
+        assert "is gone" not in process.said

@@ -31,6 +31,21 @@ def runner(folder: Path, wrapper: dict[str, Any], **options: Any) -> VertebraRun
     )
 
 
+# --- several processes ---
+
+
+def test_slurms_processes_meet_as_mmengine_has_them_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each has a GPU; here the meeting itself is left out."""
+    met: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(module, "get_device", lambda: "cuda")
+    monkeypatch.setattr("mmengine.runner.runner.init_dist", lambda launcher, **cfg: met.append((launcher, cfg)))
+    wrapper = dict(optimizer=dict(type="SGD", lr=0.1))
+    made = runner(tmp_path, wrapper)
+    made._launcher, made._distributed = "slurm", True
+    made.setup_env({"dist_cfg": {"backend": "nccl"}})
+    assert met == [("slurm", {"backend": "nccl"})]
+
+
 # --- mixed precision without a GPU ---
 
 
