@@ -135,6 +135,7 @@ def exports(family: Family) -> str:
         [
             f"`{row['name']}`",
             row["task"],
+            machine(row),
             "free" if row["free"] == "True" else "fixed",
             row["nodes"],
             decimals(row["megabytes"], 1),
@@ -148,6 +149,7 @@ def exports(family: Family) -> str:
     header = (
         "model",
         "task",
+        "machine",
         "sizes",
         "nodes",
         "MB",
@@ -160,7 +162,7 @@ def exports(family: Family) -> str:
         "The largest difference to PyTorch is in standard deviations of the output, over the sizes and batches that "
         "the file takes: several where they are free."
     )
-    return f"### ONNX files\n\n{said}\n\n{table(header, cells, left=3)}\n\n{places(rows)}"
+    return f"### ONNX files\n\n{said}\n\n{table(header, cells, left=4)}\n\n{places(rows)}"
 
 
 def kernels(family: Family) -> str:

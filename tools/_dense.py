@@ -17,6 +17,9 @@ from vertebra.tools._pictures import enlarged, find_font
 _SHARE = 0.005
 """Classes that cover less of an image are not in the legend."""
 
+_WIDTH = 512
+"""Pixels that a drawing is wide at least."""
+
 
 @dataclass
 class Boxes:
@@ -196,11 +199,17 @@ def shares_of(dense: Dense, classes: Tensor) -> dict[str, float]:
 
 
 def draw_boxes(dense: Dense, image: Image.Image, boxes: Sequence[dict[str, Any]]) -> Image.Image:
-    """The image with its boxes, names and scores, and masks where there are any; the best on top."""
-    picture, scale = enlarged(image, 512)
+    """The image with its boxes, names and scores, and masks where there are any; the best on top.
+
+    An image that is too tall to be made wide enough for names has room for them at its right.
+    """
+    picture, scale = enlarged(image, _WIDTH)
     for entry in reversed(boxes):
         if entry["mask"] is not None:
             picture = _with_mask(picture, entry["mask"], dense.colour(entry["index"]))
+    sheet = Image.new("RGB", (max(picture.width, _WIDTH), picture.height), "white")
+    sheet.paste(picture)
+    picture = sheet
     pen = ImageDraw.Draw(picture)
     size = max(13, picture.width // 36)
     font, width = find_font(size), max(2, picture.width // 250)
@@ -259,16 +268,17 @@ def draw_segments(dense: Dense, image: Image.Image, classes: Tensor) -> Image.Im
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
     masks = torch.stack([classes == i for i in present])
     drawn = draw_segmentation_masks(pixels, masks, alpha=0.55, colors=[dense.colour(i) for i in present])
-    picture, _ = enlarged(Image.fromarray(drawn.permute(1, 2, 0).numpy()), 512)
-    size = max(12, picture.width // 32)
+    picture, _ = enlarged(Image.fromarray(drawn.permute(1, 2, 0).numpy()), _WIDTH)
+    width = max(picture.width, _WIDTH)
+    size = max(12, width // 32)
     font, row = find_font(size), round(size * 1.6)
-    columns = max(1, picture.width // (size * 11))
+    columns = max(1, width // (size * 11))
     rows = -(-len(present) // columns)
-    sheet = Image.new("RGB", (picture.width, picture.height + rows * row + 8), "white")
+    sheet = Image.new("RGB", (width, picture.height + rows * row + 8), "white")
     sheet.paste(picture)
     pen = ImageDraw.Draw(sheet)
     for place, i in enumerate(present):
-        left = place % columns * (picture.width // columns) + 6
+        left = place % columns * (width // columns) + 6
         top = picture.height + 4 + place // columns * row
         pen.rectangle((left, top + 3, left + size, top + 3 + size), fill=dense.colour(i))
         pen.text((left + size + 6, top + 1), f"{dense.label(i)} {shares[i]:.0%}", fill="black", font=font)

@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--nan-guard", action="store_true", help="end at the first NaN or Inf and name its module; slows the run")
     add("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config: train_cfg.max_epochs=5 ...")
     add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes")
-    add("--loggers", metavar="A,B", help="tensorboard, wandb, mlflow: these alone, beside JSON lines (default: tensorboard)")
+    add("--loggers", metavar="A,B", help="tensorboard, wandb, mlflow: these alone beside JSON lines")
     return parser
 
 

@@ -102,7 +102,7 @@ def test_exported_files_are_told_with_their_sizes_and_times(results: Path) -> No
     row = {"name": "van_b0", "task": "classification", "nodes": 432, "megabytes": 16.53, "opset": 20, "free": True}
     row |= {"difference": 2.34e-6, "onnxruntime_ms": 30.12, "pytorch_ms": 41.0, "height": 224, "width": 224}
     write(results, "exports.csv", ExportRow, row)
-    line = "| `van_b0` | classification | free | 432 | 16.5 | 2e-06 | 224 x 224 | 30.1 | 41.0 |"
+    line = "| `van_b0` | classification | Some CPU, 2 threads | free | 432 | 16.5 | 2e-06 | 224 x 224 | 30.1 | 41.0 |"
     assert line in _card_measured.measured(FAMILIES["van"])
     missing = _card_measured.measured(FAMILIES["cswin"]).partition("No published")[0]
     assert "ONNX files" in missing

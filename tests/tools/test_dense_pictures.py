@@ -147,3 +147,23 @@ def test_classes_that_are_all_rare_are_drawn(dense: Dense) -> None:
     many = Dense(None, [str(i) for i in range(256)], [RED, BLUE], None, segments=True)
     drawn = draw_segments(many, image((16, 16)), torch.arange(256).view(16, 16))
     assert drawn.getpixel((0, 0)) != GREY
+
+
+def test_names_of_a_narrow_image_have_room_beside_it(dense: Dense, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too tall to be made wide enough: each name, and each class of a legend, lies inside the drawing all the same."""
+    extents = []
+    write = ImageDraw.ImageDraw.text
+
+    def remember(pen: Any, place: tuple[float, float], text: str, **how: Any) -> None:
+        extents.append(pen.textbbox(place, text, font=how["font"]))
+        write(pen, place, text, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", remember)
+    narrow = image((10, 1200))
+    boxes = draw_boxes(dense, narrow, [entry((2, 300, 8, 700), 1)])
+    classes = torch.zeros(1200, 10, dtype=torch.long)
+    classes[600:] = 2
+    legend = draw_segments(dense, narrow, classes)
+    assert boxes.width == legend.width
+    assert len(extents) == 3
+    assert all(left >= 0 and right <= legend.width for left, _, right, _ in extents)
