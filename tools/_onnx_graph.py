@@ -12,6 +12,7 @@ from vertebra.backbones._errors import UserError
 from vertebra.tools._common import need
 from vertebra.tools._export_check import first_line
 from vertebra.tools._export_files import data_file
+from vertebra.tools._onnx_rules import quick_rules
 from vertebra.tools._quiet import quiet
 
 ONE_FILE_LIMIT = 2**31 - 2**24
@@ -64,7 +65,7 @@ def trace(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), quick_rules(), torch.no_grad():
             program: Any = torch.onnx.export(
                 model,
                 (images.to(device),),
@@ -102,7 +103,7 @@ def _folded_on(model: Any) -> Any:
 
     copied = model.clone()
     largest = max(value.const_value.size for value in copied.graph.initializers.values())
-    with quiet():
+    with quiet(), quick_rules():
         optimize_ir(copied, input_size_limit=largest, output_size_limit=0)
     return copied
 
