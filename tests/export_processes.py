@@ -14,9 +14,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from vertebra.tools import _export_all, _results
-from vertebra.tools._export_files import bytes_of
-from vertebra.tools._export_table import Row
+from vertebra.tools import _results
+from vertebra.tools._export import all_names
+from vertebra.tools._export.files import bytes_of
+from vertebra.tools._export.table import Row
 from vertebra.tools._results import append, origin
 
 Process = Callable[..., subprocess.CompletedProcess]
@@ -79,5 +80,5 @@ def stand_in(fate: dict[str, str], asked: list[list[str]]) -> Process:
 
 def replace_processes(monkeypatch: pytest.MonkeyPatch, fate: dict[str, str], asked: list[list[str]]) -> None:
     """Let `export_onnx --all` run stand-ins, as of a commit that nothing differs from."""
-    monkeypatch.setattr(_export_all, "subprocess", types.SimpleNamespace(run=stand_in(fate, asked)))
+    monkeypatch.setattr(all_names, "subprocess", types.SimpleNamespace(run=stand_in(fate, asked)))
     monkeypatch.setattr(_results, "commit", lambda: "0123456789")

@@ -18,8 +18,8 @@ from vertebra.backbones._errors import UserError
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._common import need
 from vertebra.tools._dense import Boxes, Dense
-from vertebra.tools._export_check import first_line
-from vertebra.tools._export_model import read_metadata
+from vertebra.tools._export.checks import first_line
+from vertebra.tools._export.model import read_metadata
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _NEEDED = {

@@ -30,8 +30,8 @@ from vertebra.backbones import model_names
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import check_model_name
 from vertebra.kernels.dispatch import BACKENDS, VARIABLE
-from vertebra.tools import _claims, _data_speed, _demos, _kernels, _memory
-from vertebra.tools._benchmark_worker import Case, Ready, serve, why_not_compiled
+from vertebra.tools._benchmark import claims, data_speed, demos, kernels, memory
+from vertebra.tools._benchmark.worker import Case, Ready, serve, why_not_compiled
 from vertebra.tools._common import make_parser, parse_size, pick_device, run_tool
 from vertebra.tools._results import align, append, check_csv, describe, origin
 
@@ -102,13 +102,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=REPEATS, metavar="N", help=f"repeats of each case (default: {REPEATS})")
     add("--csv", type=Path, metavar="F", help="append the rows to this file, results/models.csv say")
     models.set_defaults(run=run_models)
-    _kernels.add_parser(kinds, "example:\n  vertebra benchmark kernels window_attention --csv results/kernels.csv")
-    _data_speed.add_parser(
+    kernels.add_parser(kinds, "example:\n  vertebra benchmark kernels window_attention --csv results/kernels.csv")
+    data_speed.add_parser(
         kinds, "example:\n  vertebra benchmark data demo/van_b0_digits --data data/digits --workers 1 2"
     )
-    _memory.add_parser(kinds, "example:\n  vertebra benchmark memory van_b2 --sizes 800x1333 --csv results/memory.csv")
-    _claims.add_parser(kinds, "example:\n  vertebra benchmark claims hilo --csv results/claims.csv")
-    _demos.add_parser(kinds, "example:\n  vertebra benchmark demos families --seeds 0 --csv results/learning.csv")
+    memory.add_parser(kinds, "example:\n  vertebra benchmark memory van_b2 --sizes 800x1333 --csv results/memory.csv")
+    claims.add_parser(kinds, "example:\n  vertebra benchmark claims hilo --csv results/claims.csv")
+    demos.add_parser(kinds, "example:\n  vertebra benchmark demos families --seeds 0 --csv results/learning.csv")
     return parser
 
 
@@ -133,9 +133,9 @@ def run_models(args: argparse.Namespace) -> int:
         print(f"not measured: compiled models, because {refused}", file=sys.stderr)
     batch = args.batch or (8 if device == "cpu" else 64)
     cases = [
-        Case(name, mode, compiled, batch, size, device, args.threads, kernels)
+        Case(name, mode, compiled, batch, size, device, args.threads, backend)
         for name in names
-        for kernels in find_kernels(args.kernels)
+        for backend in find_kernels(args.kernels)
         for mode in ([args.mode] if args.mode else MODES)
         for compiled in ((False, True) if args.compile and not refused else (False,))
     ]
@@ -275,9 +275,9 @@ def table(rows: Sequence[Row]) -> str:
     head = f"{describe(first)}; {first.precision}, batch {first.batch}, median of {first.repeats} repeats"
     lines = [("model", "size", "mode", "execution", "kernels", "images/s", "lowest", "highest", "peak MB")]
     for row in rows:
-        memory = "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}"
+        peak = "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}"
         rates = (f"{rate:.1f}" for rate in (row.value, row.lowest, row.highest))
-        lines.append((row.model, f"{row.height}x{row.width}", row.mode, row.execution, row.kernels, *rates, memory))
+        lines.append((row.model, f"{row.height}x{row.width}", row.mode, row.execution, row.kernels, *rates, peak))
     return f"{head}\n{align(lines, left=5)}"
 
 

@@ -11,8 +11,8 @@ Metadata JSON values: model_name, task, labels, input_size, interpolation, crop_
 The graph's constants are the model's own and little more. A TransNeXt with `--static` has some per cent more: parts of
 what its MLPs make of positions are stored instead of being computed.
 
-A detector's or segmenter's config gives the whole of it, or with `--features` its backbone and neck: _dense_export.py.
-`--format` writes PyTorch's own programs instead: _programs.py.
+A detector's or segmenter's config gives the whole of it, or with `--features` its backbone and neck: _export/dense.py.
+`--format` writes PyTorch's own programs instead: programs.py.
 """
 
 if __name__ == "__main__":
@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING
 import torch
 from vertebra.backbones._errors import UserError
 from vertebra.kernels.dispatch import VARIABLE
-from vertebra.tools import _programs
 from vertebra.tools._classifier import PRETRAINED, Classifier, imagenet_labels, load_classifier
 from vertebra.tools._common import make_parser, need, parse_size, pick_device, run_tool
-from vertebra.tools._export_files import check_target, tell_leftovers
-from vertebra.tools._onnx_export import OnnxReport, export
-from vertebra.tools._onnx_graph import check_opset, check_packages
+from vertebra.tools._export import programs
+from vertebra.tools._export.classifier import OnnxReport, export
+from vertebra.tools._export.files import check_target, tell_leftovers
+from vertebra.tools._export.onnx_graph import check_opset, check_packages
 from vertebra.tools._results import append
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--opset", type=int, metavar="N", help="version of the ONNX operators (default: PyTorch's own)")
     add(
         "--format",
-        choices=("onnx", *_programs.FORMATS),
+        choices=("onnx", *programs.FORMATS),
         default="onnx",
         help="onnx (default), torchscript (which PyTorch calls deprecated), exported (torch.export's graph), or aoti "
         "(compiled by AOTInductor for this kind of machine; needs a C++ compiler)",
@@ -98,9 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_packages()
         check_opset(args.opset)
     else:
-        _programs.check_options(args.out, args.format, device, args.opset)
+        programs.check_options(args.out, args.format, device, args.opset)
     if args.all:
-        from vertebra.tools._export_all import export_all
+        from vertebra.tools._export.all_names import export_all
 
         return export_all(args)
     if args.format == "onnx":
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _table(path: Path | None) -> contextlib.AbstractContextManager[None]:
     if path is None:
         return contextlib.nullcontext()
-    from vertebra.tools._export_table import checked_table
+    from vertebra.tools._export.table import checked_table
 
     return checked_table(path)
 
@@ -125,16 +125,16 @@ def _table(path: Path | None) -> contextlib.AbstractContextManager[None]:
 def _write(model: "Classifier | Dense", args: argparse.Namespace, static: tuple[int, int] | None) -> None:
     """Write the file, its row too where one is asked for, and say what was written."""
     if not isinstance(model, Classifier):
-        from vertebra.tools._dense_export import export_dense
+        from vertebra.tools._export.dense import export_dense
 
         print(export_dense(model, args.out, args.features, static, args.opset))
     elif args.format != "onnx":
-        print(_programs.export(model, args.out, args.format, args.features, static))
+        print(programs.export(model, args.out, args.format, args.features, static))
     else:
         report = _export(model, args, static)
         print(report)
         if args.csv:
-            from vertebra.tools._export_table import asked_options, measure
+            from vertebra.tools._export.table import asked_options, measure
 
             weights = {None: "random", PRETRAINED: PRETRAINED}.get(args.checkpoint, "file")
             append(args.csv, [measure(model, report, args.features, static, weights, asked_options(args))])
@@ -162,7 +162,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def _export(classifier: Classifier, args: argparse.Namespace, static: tuple[int, int] | None) -> OnnxReport:
     if not (args.fp16 or args.int8):
         return export(classifier, args.out, args.features, static, args.opset)
-    from vertebra.tools._reduced_export import export_reduced
+    from vertebra.tools._export.reduced import export_reduced
 
     report, _ = export_reduced(classifier, args.out, args.calibrate, args.data, args.features, static, args.opset)
     return report

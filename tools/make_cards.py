@@ -10,13 +10,13 @@ from pathlib import Path
 
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
-from vertebra.tools import _card_links, _zoo_page
-from vertebra.tools._card_facts import LINKS, ROOT, families
-from vertebra.tools._card_figures import figure
-from vertebra.tools._card_index import index
-from vertebra.tools._card_page import page
+from vertebra.tools._cards import links, zoo
+from vertebra.tools._cards.facts import LINKS, ROOT, families
+from vertebra.tools._cards.figures import figure
+from vertebra.tools._cards.index import index
+from vertebra.tools._cards.page import page
 from vertebra.tools._common import make_parser, run_tool
-from vertebra.tools._detection_docs import sources_of
+from vertebra.tools._docs.detection import sources_of
 
 STALE = 1
 """Exit code of --check where a page is not what it would be."""
@@ -37,13 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def pages() -> dict[Path, str]:
     """Every generated file, below the root of the clone, and what it should hold."""
-    seen = _card_links.load(LINKS)
+    seen = links.load(LINKS)
     found = {}
     for family in families():
         found[Path("model_cards") / f"{family.key}.md"] = page(family, seen)
         found[Path("docs/figures") / f"{family.key}.svg"] = figure(family.key, family.title)
     found[Path("model_cards/README.md")] = index(families())
-    found[Path("docs/zoo/index.html")] = _zoo_page.page(families())
+    found[Path("docs/zoo/index.html")] = zoo.page(families())
     return found
 
 
@@ -54,20 +54,20 @@ def stale(wanted: Mapping[Path, str]) -> list[Path]:
 
 def check_links() -> None:
     """Ask every link of the cards and write links.csv anew."""
-    links = {}
+    asked = {}
     for family in families():
-        links |= dict.fromkeys([family.card["code"], family.paper])
+        asked |= dict.fromkeys([family.card["code"], family.paper])
         for row in family.rows:
-            links |= dict.fromkeys(link for _, link in family.sources(row))
-            links |= dict.fromkeys(filter(None, [*family.links(row), family.folder(row)]))
-        links |= dict.fromkeys(family.heads.values())
+            asked |= dict.fromkeys(link for _, link in family.sources(row))
+            asked |= dict.fromkeys(filter(None, [*family.links(row), family.folder(row)]))
+        asked |= dict.fromkeys(family.heads.values())
         for leaf in [*family.detectors, *family.segmenters]:
-            links |= dict.fromkeys(link for _, link in sources_of(leaf))
-    seen, unreached = _card_links.check(list(links), _card_links.load(LINKS))
+            asked |= dict.fromkeys(link for _, link in sources_of(leaf))
+    seen, unreached = links.check(list(asked), links.load(LINKS))
     if len(unreached) == len(seen):
         print(f"{len(seen)} links: not checked, no host can be reached from here; what was seen before stays")
         return
-    _card_links.save(LINKS, seen)
+    links.save(LINKS, seen)
     answered = [each for each in seen if each.url not in unreached]
     dead = [each for each in answered if each.status != "alive"]
     print(f"{len(answered) - len(dead)} of {len(answered)} links are alive")

@@ -22,10 +22,10 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 from vertebra.backbones._errors import UserError
+from vertebra.tools._cards.hub import card, is_ours, published_licence
 from vertebra.tools._classifier import Classifier, load_classifier, require_classes
 from vertebra.tools._common import make_parser, pick_device, run_tool
-from vertebra.tools._export_check import TOLERANCE, difference
-from vertebra.tools._hub_card import card, is_ours, published_licence
+from vertebra.tools._export.checks import TOLERANCE, difference
 
 FILES = ("README.md", "config.json", "model.safetensors")
 _LAST = "config.json"

@@ -15,10 +15,10 @@ from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
 from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier, require_pictures
 from vertebra.tools._common import make_parser, pick_device, run_tool
-from vertebra.tools._inside import KINDS, choose, few, look_inside
-from vertebra.tools._looks import Look, Subject, attention, check_head, field, reasons, routed, windows
 from vertebra.tools._pictures import fitted, read_picture, refuse_overwriting, write_picture
-from vertebra.tools._view import prepare
+from vertebra.tools._visualize.inside import KINDS, choose, few, look_inside
+from vertebra.tools._visualize.looks import Look, Subject, attention, check_head, field, reasons, routed, windows
+from vertebra.tools._visualize.view import prepare
 
 FRESH = "fresh"
 _LEAST_WIDTH = 384  # of a picture, so that its caption can be read

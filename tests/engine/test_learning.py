@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from vertebra.tools import train
-from vertebra.tools._demos import FAMILIES, measure
+from vertebra.tools._benchmark.demos import FAMILIES, measure
 from vertebra.tools.make_dataset import make_digits
 
 QUICK = {  # the two fastest, made faster still

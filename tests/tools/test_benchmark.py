@@ -11,7 +11,7 @@ import timm
 import torch
 import vertebra
 from vertebra.tools import benchmark
-from vertebra.tools._benchmark_worker import Case, Ready
+from vertebra.tools._benchmark.worker import Case, Ready
 from vertebra.tools._common import run_tool
 from vertebra.tools.benchmark import Row, append, find_names, main, measure, table, why_not_compiled
 

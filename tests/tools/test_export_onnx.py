@@ -16,12 +16,13 @@ import vertebra
 from safetensors.torch import save_file
 from small_networks import Scale
 from vertebra.backbones._errors import UserError
-from vertebra.tools import _export_check, _onnx_graph, export_onnx
+from vertebra.tools import export_onnx
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._common import run_tool
-from vertebra.tools._export_check import Report
-from vertebra.tools._export_model import read_metadata
-from vertebra.tools._onnx_export import export
+from vertebra.tools._export import checks, onnx_graph
+from vertebra.tools._export.checks import Report
+from vertebra.tools._export.classifier import export
+from vertebra.tools._export.model import read_metadata
 
 LABELS = ["zero", "one", "two"]
 
@@ -147,7 +148,7 @@ def test_command_exports_a_checkpoint_and_prints_its_report_alone(
     meta = {"model_name": "test_resnet", "num_classes": 3, "labels": LABELS}
     save_file(model.state_dict(), tmp_path / "w.safetensors", metadata={"vertebra": json.dumps(meta)})
     out = tmp_path / "m.onnx"
-    monkeypatch.setattr(_onnx_graph, "ONE_FILE_LIMIT", 0)
+    monkeypatch.setattr(onnx_graph, "ONE_FILE_LIMIT", 0)
     checkpoint = str(tmp_path / "w.safetensors")
     argv = ["test_resnet", "--checkpoint", checkpoint, "--out", str(out), "--opset", "18", "--static", "64x96"]
     assert run_tool(export_onnx.main, argv) == 0
@@ -184,7 +185,7 @@ def test_result_that_differs_leaves_no_file_and_the_older_one_as_it_was(
     out = tmp_path / "m.onnx"
     out.write_bytes(older_export())
     before = out.read_bytes()
-    monkeypatch.setattr(_export_check, "TOLERANCE", -1.0)
+    monkeypatch.setattr(checks, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match=r"differs from PyTorch by .* of the output's standard deviation"):
         export(tiny, out, static=(32, 32))
     assert list(tmp_path.iterdir()) == [out]

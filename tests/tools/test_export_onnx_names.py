@@ -9,8 +9,8 @@ import torch
 from small_networks import one_per_family
 from vertebra.backbones import model_names
 from vertebra.tools._classifier import Classifier
-from vertebra.tools._onnx_export import OnnxReport, export
-from vertebra.tools._onnx_graph import answers
+from vertebra.tools._export.classifier import OnnxReport, export
+from vertebra.tools._export.onnx_graph import answers
 
 SPREAD = {"shvit_s1_fused"}
 """What `make test` has the time for, beside the VAN of test_export_onnx.py: maps alone."""

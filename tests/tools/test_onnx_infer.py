@@ -20,7 +20,7 @@ from torch import nn
 from vertebra.tools import infer
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._common import run_tool
-from vertebra.tools._export_model import metadata, to_properties
+from vertebra.tools._export.model import metadata, to_properties
 from vertebra.tools._onnx_infer import OnnxDense, load_onnx, prepare
 
 RGB = {"channels": "RGB", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
@@ -196,7 +196,7 @@ def test_exported_detectors_and_segmenters_give_what_pytorch_gives(head: str, tm
     from mmengine.dataset import Compose
     from mmengine.registry import init_default_scope
     from small_exports import dense, small_detector, small_segmenter
-    from vertebra.tools._dense_export import export_dense
+    from vertebra.tools._export.dense import export_dense
 
     segments, scope = head == "semantic-fpn", "mmseg" if head == "semantic-fpn" else "mmdet"
     init_default_scope(scope)

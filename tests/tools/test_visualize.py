@@ -13,11 +13,11 @@ from small_networks import write_weights
 from vertebra.backbones._errors import UserError
 from vertebra.kernels.window_attention import window_attention
 from vertebra.tools import infer, visualize
-from vertebra.tools._attention_maps import Call
 from vertebra.tools._classifier import Classifier, load_classifier
 from vertebra.tools._common import run_tool
-from vertebra.tools._inside import KINDS, Inside, choose
-from vertebra.tools._looks import Subject
+from vertebra.tools._visualize.attention_maps import Call
+from vertebra.tools._visualize.inside import KINDS, Inside, choose
+from vertebra.tools._visualize.looks import Subject
 from vertebra.tools.visualize import class_index, main, make_subject
 
 FOUR = (1, 1, 1, 1)

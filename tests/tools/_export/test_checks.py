@@ -1,0 +1,45 @@
+"""How far an exported file is from PyTorch, and at which sizes and batch sizes it is looked at."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_networks import Scale
+from vertebra.backbones._errors import UserError
+from vertebra.tools._classifier import Classifier
+from vertebra.tools._export.checks import difference
+from vertebra.tools._export.classifier import export
+
+
+class _LargeBatches(Scale):
+    """Wrong as soon as there is one image alone, were it not for its twin in the graph."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        alone = not torch.compiler.is_exporting() and len(x) == 1
+        return super().forward(x) + (1.0 if alone else 0.0)
+
+
+def test_graph_that_fails_for_one_image_alone_is_found(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"differs from PyTorch by .* at 1x3x32x32"):
+        export(Classifier("test_resnet", _LargeBatches(2.0)), tmp_path / "m.onnx", static=(32, 32))
+    assert not list(tmp_path.iterdir())
+
+
+def test_difference_is_measured_in_standard_deviations_of_the_output() -> None:
+    expected = torch.tensor([1.0, -1.0] * 50) * 1e-20
+    assert difference(expected + 3e-24, expected) == pytest.approx(3e-4, rel=1e-2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_is_infinitely_far_from_anything(bad: float) -> None:
+    broken = torch.tensor([bad, 1.0])
+    assert difference(broken, torch.ones(2)) == np.inf
+    assert difference(broken, broken) == np.inf
+
+
+def test_constant_outputs_are_compared_by_their_size_and_zeros_equal_zeros() -> None:
+    assert difference(torch.zeros(4), torch.zeros(4)) == 0
+    assert difference(torch.full((4,), 5.0 + 1e-6), torch.full((4,), 5.0)) < 1e-4
+    assert difference(torch.full((4,), 5.1), torch.full((4,), 5.0)) > 1e-4
+    assert difference(torch.full((4,), 1e-9), torch.zeros(4)) == np.inf

@@ -1,0 +1,62 @@
+"""A row of results/exports.csv: what it tells of a file, and that both runtimes are timed alike."""
+
+import dataclasses
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from vertebra.tools import export_onnx
+from vertebra.tools._classifier import Classifier
+from vertebra.tools._export.classifier import export
+from vertebra.tools._export.files import bytes_of
+from vertebra.tools._export.table import asked_options, measure, take_turns
+
+
+class Mean(nn.Module):
+    """(B, 3, H, W) -> (B, 3)."""
+
+    num_classes, pretrained_cfg = 3, {"input_size": (3, 32, 48)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor * x.mean((2, 3))
+
+
+def test_row_tells_of_the_file_and_times_both_runtimes(tmp_path: Path) -> None:
+    classifier = Classifier("test_resnet", Mean())
+    report = export(classifier, tmp_path / "m.onnx", static=(32, 48))
+    found = measure(classifier, report, features=False, static=(32, 48))
+    assert (found.name, found.nodes, found.opset, found.free) == ("test_resnet", report.nodes, report.opset, False)
+    assert (found.height, found.width) == (32, 48)
+    assert round(found.megabytes * 1e6) == bytes_of(tmp_path / "m.onnx")
+    assert found.difference == pytest.approx(report.difference, rel=0.01)
+    assert found.onnxruntime_ms > 0
+    assert found.pytorch_ms > 0
+    assert None not in dataclasses.astuple(found)
+
+
+def test_runtimes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    session = types.SimpleNamespace(run=lambda *_: calls.append("onnxruntime"))
+    monkeypatch.setattr("vertebra.tools._export.table.open_session", lambda _: session)
+    monkeypatch.setattr("vertebra.tools._export.table.SECONDS", 0.0)
+    _, _, rounds = take_turns(tmp_path, lambda _: calls.append("pytorch"), (1, 3, 8, 8))  # type: ignore[arg-type]
+    assert rounds == 3
+    assert calls == ["onnxruntime", "pytorch"] * 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], ""),
+        (["--opset", "18"], "--opset 18"),
+        (["--static", "64x96", "--opset", "18"], "--opset 18 --static 64x96"),
+    ],
+)
+def test_options_are_told_in_one_order(argv: list[str], expected: str) -> None:
+    assert asked_options(export_onnx.build_parser().parse_args(["van_b0", "--out", "m.onnx", *argv])) == expected

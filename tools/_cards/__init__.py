@@ -1,0 +1,1 @@
+"""Model cards part by part, their index, pictures and links, and the zoo page."""

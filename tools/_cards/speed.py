@@ -1,0 +1,43 @@
+"""Images a second of each model on one CPU and on one GPU, from results/models.csv."""
+
+from dataclasses import dataclass
+
+from vertebra.tools._cards.facts import machine, results, span
+
+KINDS = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A forward pass without gradients, eager; `said` is where and how it was measured."""
+
+    rate: float
+    said: str
+
+
+def speeds() -> dict[tuple[str, int, str], Speed]:
+    """By name, pixels a side and kind of device, of square images. Of each kind, only the machine and batch that most
+    models were measured on.
+
+    Rates of different machines, threads, precisions or batches are not to be compared, so that they never stand in one
+    column.
+    """
+    rows = [
+        row
+        for row in results("models.csv")
+        if row["mode"] == "forward" and row["execution"] == "eager" and row["height"] == row["width"]
+    ]
+    found = {}
+    for kind in KINDS:
+        groups: dict[tuple[str, ...], dict[tuple[str, int], dict[str, str]]] = {}
+        for row in rows:
+            if row["device"].partition(":")[0] == kind:
+                how = tuple(row[column] for column in ("device_name", "threads", "batch", "precision", "kernels"))
+                groups.setdefault(how, {})[row["model"].partition(".")[0], int(row["height"])] = row
+        own = max(groups.values(), key=len, default={})
+        when = span({row["date"] for row in own.values()})
+        for (name, size), row in own.items():
+            how = f"{machine(row)}, batch {row['batch']}, {row['precision']}, {when}"
+            said = f"{'CPU' if kind == 'cpu' else 'GPU'}: {how}."
+            found[name, size, kind] = Speed(float(row["value"]), said)
+    return found

@@ -1,0 +1,160 @@
+"""Does an exported detector find the boxes that PyTorch finds? Box by box, without its threshold of scores.
+
+Boxes come and go by comparisons: two of almost equal score may change places, and another neighbour of theirs is then
+suppressed. So a few may differ where every number agrees to the last digits, and a share of them is asked for, not all.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vertebra.backbones._errors import UserError
+from vertebra.tools._common import need
+from vertebra.tools._export.checks import Report, first_line, run_pytorch
+from vertebra.tools._export.onnx_graph import answers
+
+SHARE = 0.95
+"""Of the boxes, how many both have to find."""
+
+CORNER, SCORE = 0.1, 1e-3
+"""How far corners, in pixels, and scores of a box may lie apart, and the values of its mask too."""
+
+_ALL = -0.5  # a threshold below all scores, above that of boxes that are none
+
+
+@dataclass(frozen=True)
+class BoxCheck:
+    """One comparison: the image (1, C, H, W), how many boxes were found, and the share that agrees."""
+
+    shape: tuple[int, ...]
+    boxes: int
+    share: float
+
+    @property
+    def difference(self) -> float:
+        return 1 - self.share
+
+
+@dataclass(frozen=True)
+class DetectorReport(Report):
+    """What was written, and how many boxes agree."""
+
+    def __str__(self) -> str:
+        first, outputs, _, *_ = super().__str__().splitlines()
+        lines = [
+            first.replace("free batch, height", "one image, free height").replace("free batch", "one image"),
+            outputs,
+            f"{self.runtime} against PyTorch, float32; boxes that agree, of all there are without a threshold:",
+            *(f"  {'x'.join(map(str, check.shape)):>14}  {check.share:.0%} of {check.boxes}" for check in self.checks),
+        ]
+        return "\n".join(lines)
+
+
+def compare_boxes(file: Path, graph: nn.Module, shapes: Sequence[tuple[int, ...]]) -> list[BoxCheck]:
+    """ONNX Runtime's boxes against PyTorch's on noise, where any score is enough for a box.
+
+    Args:
+        file: the exported detector.
+        graph: what it was exported from, a `DetectorGraph`.
+        shapes: of the images, (1, C, H, W).
+
+    Raises:
+        UserError: ONNX Runtime fails, or too few boxes agree.
+    """
+    kind = type(graph.model).__name__
+    with _any_score(graph.model):
+        expected = [run_pytorch(kind, graph, shape) for shape in shapes]
+    lowered = file.with_name(f"{file.name}.any_score")
+    try:
+        _check_threshold(file, graph.model)
+        _save_with_any_score(file, lowered)
+        answer, checks = answers(lowered), []
+        for image, wanted in expected:
+            try:
+                found = answer(image)
+            except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
+                raise UserError(f"ONNX Runtime cannot run the exported file: {first_line(error)}") from error
+            checks.append(BoxCheck(tuple(image.shape), len(wanted[0]), agreement(found, wanted)))
+    finally:
+        lowered.unlink(missing_ok=True)
+    worst = min(checks, key=lambda check: check.share)
+    if worst.share < SHARE:
+        raise UserError(
+            f"ONNX Runtime finds {worst.share:.0%} of PyTorch's {worst.boxes} boxes at "
+            f"{'x'.join(map(str, worst.shape))}, less than {SHARE:.0%}: nothing was written"
+        )
+    return checks
+
+
+def agreement(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The share of boxes that both sides have, each counted once: same label, and corners, scores and masks alike.
+
+    Args:
+        found: boxes (N, 4), scores (N,), labels (N,) and, if any, masks (N, 1, h, w).
+        expected: the same of the other side, M of them.
+
+    Returns:
+        Pairs over the larger of N and M; 1 where both found nothing.
+    """
+    (boxes, scores, labels), (others, their_scores, their_labels) = found[:3], expected[:3]
+    if not len(boxes) or not len(others):
+        return float(len(boxes) == len(others))
+    alike = (boxes[:, None] - others).abs().amax(2) <= CORNER
+    alike &= (scores[:, None] - their_scores).abs() <= SCORE
+    alike &= labels[:, None] == their_labels
+    for ours, theirs in zip(found[3:], expected[3:], strict=True):
+        alike &= torch.stack([(ours - mask).abs().amax((1, 2, 3)) <= SCORE for mask in theirs], 1)
+    left = alike.new_ones(len(others))
+    pairs = 0
+    for row in alike:  # best first on both sides, so that the first one that is left suits
+        place = (row & left).nonzero()[:1, 0]
+        left[place] = False
+        pairs += len(place)
+    return pairs / max(len(boxes), len(others))
+
+
+def _last_head(model: Any) -> Any:
+    return model.roi_head if hasattr(model, "roi_head") else model.bbox_head
+
+
+def _check_threshold(file: Path, model: Any) -> None:
+    """UserError where a file has another threshold of scores than its detector: the comparison goes without one."""
+    onnx = need("onnx", extra="export")
+    graph = onnx.load(file, load_external_data=False).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    last = [node for node in graph.node if node.op_type == "NonMaxSuppression"][-1]
+    found = constants.get(last.input[4])
+    wanted = max(_last_head(model).test_cfg.get("score_thr", 0), _ALL)
+    value = float("nan") if found is None else onnx.numpy_helper.to_array(found).item()
+    if not abs(value - wanted) <= 1e-6:
+        raise UserError(
+            f"the exported file has {value:g} for the least score of a box, its detector {wanted}: nothing was written"
+        )
+
+
+@contextlib.contextmanager
+def _any_score(model: Any) -> Iterator[None]:
+    """Inside, the detector's threshold of scores is below all of them."""
+    head = _last_head(model)
+    before = head.test_cfg
+    head.test_cfg = copy.deepcopy(before)
+    head.test_cfg.score_thr = _ALL
+    try:
+        yield
+    finally:
+        head.test_cfg = before
+
+
+def _save_with_any_score(file: Path, lowered: Path) -> None:
+    onnx = need("onnx", extra="export")
+    model = onnx.load(file, load_external_data=False)  # both stand in one folder, and large weights beside them
+    model.graph.initializer.append(onnx.numpy_helper.from_array(torch.tensor([_ALL]).numpy(), "any_score"))
+    for node in model.graph.node:
+        if node.op_type == "NonMaxSuppression":
+            node.input[4] = "any_score"
+    onnx.save(model, lowered)

@@ -1,0 +1,1 @@
+"""What `vertebra visualize` looks at inside a model, and how it is drawn."""
