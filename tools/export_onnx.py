@@ -107,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_target(args.out)
     tell_leftovers(args.out.parent)
     with _table(args.csv):
+        torch.manual_seed(0)  # a file of random weights, and so its row of a table, is the same every time
         model = _load(args, device)
         if args.checkpoint is None:
             print(f"{args.name}: no --checkpoint given, the file gets fresh, random weights", file=sys.stderr)

@@ -60,6 +60,13 @@ def noise(*shape: int) -> torch.Tensor:
 # ---- what is exported
 
 
+def test_random_weights_are_the_same_every_time(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        assert export_onnx.main(["test_resnet", "--static", "32x32", "--out", str(tmp_path / f"{seed}.onnx")]) == 0
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (5, 3, 97, 35), (2, 3, 32, 160)])
 def test_answers_as_pytorch_at_sizes_that_nothing_was_traced_or_checked_at(
     small: Classifier, exported: tuple[Path, Report], shape: tuple[int, ...]

@@ -8,7 +8,7 @@ import torch
 from small_networks import Scale
 from vertebra.backbones._errors import UserError
 from vertebra.tools._classifier import Classifier
-from vertebra.tools._export.checks import difference
+from vertebra.tools._export.checks import TRIES, Check, compare, difference, run_pytorch
 from vertebra.tools._export.classifier import export
 
 
@@ -43,3 +43,47 @@ def test_constant_outputs_are_compared_by_their_size_and_zeros_equal_zeros() -> 
     assert difference(torch.full((4,), 5.0 + 1e-6), torch.full((4,), 5.0)) < 1e-4
     assert difference(torch.full((4,), 5.1), torch.full((4,), 5.0)) > 1e-4
     assert difference(torch.full((4,), 1e-9), torch.zeros(4)) == np.inf
+
+
+class _Chooses(Scale):
+    """Adds one where the first channel's mean, times a weight, is above an edge; without an edge, rounding decides."""
+
+    def __init__(self, edge: float | None = None) -> None:
+        super().__init__(2.0)
+        self.edge = edge
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        means = super().forward(x)
+        edge = means[:, :1] if self.edge is None else self.edge
+        return means + (means[:, :1] * self.factor / 2 > edge)
+
+
+SHAPE = (1, 3, 32, 32)
+
+
+def test_an_image_that_rounding_decides_on_gives_way_to_another() -> None:
+    model = _Chooses()
+    model.edge = model(run_pytorch("m", model, SHAPE)[0])[0, 0].item()
+    other = _Chooses(model.edge * (1 - 1e-6))
+    (check,) = compare(model, lambda images: [other(images)], [run_pytorch("m", model, SHAPE)])
+    assert (check.passed_over, check.difference) == (1, 0)
+    assert str(check).endswith("0.0e+00  (1 passed over, since rounding decides there what the model chooses)")
+    assert str(Check(SHAPE, 0.0)).endswith("0.0e+00")
+
+
+def test_a_wrong_answer_is_no_rounding() -> None:
+    model = _Chooses(0.0)
+    with pytest.raises(UserError, match=r"by 1\..* at 1x3x32x32, more than 1e-04: nothing was written"):
+        compare(model, lambda images: [model(images) + 1], [run_pytorch("m", model, SHAPE)])
+
+
+def test_a_model_that_rounding_moves_on_every_image_is_refused_with_that_reason() -> None:
+    model, asked = _Chooses(), []
+
+    def answer(images: torch.Tensor) -> list[torch.Tensor]:
+        asked.append(images)
+        return [model(images) + 1]
+
+    with pytest.raises(UserError, match=f"rounding alone moves PyTorch's own answer on all of {TRIES} random images"):
+        compare(model, answer, [run_pytorch("m", model, SHAPE)])
+    assert len({images.sum().item() for images in asked}) == TRIES
