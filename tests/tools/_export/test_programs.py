@@ -197,6 +197,7 @@ STRUCTURES = (  # one name of each kind of network
 
 
 @pytest.mark.all
+@pytest.mark.timeout(1200)  # the C++ compiler takes minutes for a package of MaxViT
 @pytest.mark.parametrize("kind", ["torchscript", "exported", AOTI])
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_kind_of_network_can_be_written_with_free_sizes(name: str, kind: str, tmp_path: Path) -> None:
