@@ -42,6 +42,11 @@ def make_parser(name: str, description: str, example: str) -> argparse.ArgumentP
     return parser
 
 
+def usable_cores() -> int:
+    """Cores that this process may use, which a container or a batch system may keep below the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def pick_device(name: str | None) -> "torch.device":
     """The device asked for, or the GPU where there is one; UserError if this machine does not have it.
 

@@ -7,7 +7,7 @@ import io
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,22 @@ import vertebra
 from vertebra.backbones._errors import UserError
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The last columns of a row: what a measured number depends on beside what was measured."""
+
+    device: str
+    device_name: str
+    threads: int
+    torch: str
+    timm: str
+    vertebra: str
+    commit: str
+    date: str
+
+
 def origin(device: str, threads: int) -> dict[str, Any]:
-    """The last columns of every row: what a measured number depends on beside what was measured."""
+    """The values of `Origin` for what is measured here and now."""
     return {
         "device": device,
         "device_name": device_name(device),
@@ -79,19 +93,22 @@ def align(lines: Sequence[Sequence[str]], left: int) -> str:
 def check_csv(path: Path, row: type, asked: str | None = None) -> None:
     """Refuse, before anything is measured, a file that cannot be appended to or has other columns than `row`.
 
-    `asked` is how it was asked for, for the sentence; `--csv` with its path if None.
+    Where there was no file, there is none afterwards. `asked` is how it was asked for, for the sentence; None means
+    `--csv` and the path.
     """
-    asked = asked or f"--csv {path}"
+    asked, new = asked or f"--csv {path}", not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+", encoding="utf-8", newline="") as file:
             file.seek(0)
             header = next(csv.reader(file), None)
+        if new:
+            path.unlink()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{asked} cannot be appended to: {getattr(error, 'strerror', None) or error}") from error
-    columns = _columns(row)
-    if header is not None and header != columns:
-        raise UserError(f"{asked} has other columns than {', '.join(columns[:4])} ...: choose another file with --csv")
+    wanted = columns(row)
+    if header is not None and header != wanted:
+        raise UserError(f"{asked} has other columns than {', '.join(wanted[:4])} ...: choose another file with --csv")
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -105,7 +122,7 @@ def read(path: Path) -> list[dict[str, str]]:
 def append(path: Path, rows: Sequence[Any]) -> None:
     """Add dataclass rows of one kind to a CSV file in one write, with a header if it is new."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, _columns(type(rows[0])), lineterminator="\n")
+    writer = csv.DictWriter(text, columns(type(rows[0])), lineterminator="\n")
     if not path.exists() or not path.stat().st_size:
         writer.writeheader()
     elif not _ends_a_line(path):  # a full disk cut the last row off
@@ -122,5 +139,7 @@ def _ends_a_line(path: Path) -> bool:
         return file.read() == b"\n"
 
 
-def _columns(row: type) -> list[str]:
-    return [field.name for field in fields(row)]
+def columns(row: type) -> list[str]:
+    """The names of the columns of a kind of rows, those of `Origin` last."""
+    last = [field.name for field in fields(Origin)] if issubclass(row, Origin) else []
+    return [field.name for field in fields(row) if field.name not in last] + last

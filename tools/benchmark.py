@@ -33,7 +33,7 @@ from vertebra.kernels.dispatch import BACKENDS, VARIABLE
 from vertebra.tools._benchmark import claims, data_speed, demos, kernels, memory
 from vertebra.tools._benchmark.worker import Case, Ready, serve, why_not_compiled
 from vertebra.tools._common import make_parser, parse_size, pick_device, run_tool
-from vertebra.tools._results import align, append, check_csv, describe, origin
+from vertebra.tools._results import Origin, align, append, check_csv, describe, origin
 
 MODES = ("forward", "training")
 REPEATS, SECONDS = 5, 1.0
@@ -42,7 +42,7 @@ AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Origin):
     """One line of the table and of the CSV file; `value` is the median of the repeats."""
 
     model: str
@@ -59,14 +59,6 @@ class Row:
     width: int
     precision: str
     kernels: str
-    device: str
-    device_name: str
-    threads: int
-    torch: str
-    timm: str
-    vertebra: str
-    commit: str
-    date: str
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion
 from vertebra.backbones._errors import UserError
 from vertebra.kernels import _triton, dispatch
-from vertebra.tools._common import make_parser, pick_device, run_tool
+from vertebra.tools._common import make_parser, pick_device, run_tool, usable_cores
 
 ROOT = Path(vertebra.__file__).parent
 BASE = "base"
@@ -175,8 +175,7 @@ def check_mmcv(report: Report) -> None:
 
 def check_devices(report: Report, asked: str | None) -> None:
     """CPU threads, GPUs, MPS, and the device of `--device`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    report.add("devices", "cpu", f"{torch.get_num_threads()} threads of PyTorch on {cores} usable cores")
+    report.add("devices", "cpu", f"{torch.get_num_threads()} threads of PyTorch on {usable_cores()} usable cores")
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
         found = f"{about.name}, sm_{about.major}{about.minor}, {about.total_memory / 2**30:.0f} GiB"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from vertebra.backbones._errors import UserError
 from vertebra.tools import _results
-from vertebra.tools._results import append, check_csv, commit, read
+from vertebra.tools._results import Origin, append, check_csv, columns, commit, origin, read
 
 
 @dataclass(frozen=True)
@@ -72,3 +72,17 @@ def test_tables_are_refused_by_the_option_that_named_them(tmp_path: Path) -> Non
         with pytest.raises(UserError) as refused:
             check_csv(tmp_path / "t.csv", Row, asked)
         assert str(refused.value).startswith(f"{said} has other columns than name, value")
+
+
+def test_a_check_leaves_no_empty_table_behind(tmp_path: Path) -> None:
+    check_csv(tmp_path / "t.csv", Row)
+    assert not list(tmp_path.iterdir())
+
+
+def test_columns_of_the_place_of_a_measurement_come_last() -> None:
+    @dataclass(frozen=True)
+    class Measured(Origin):
+        name: str
+        value: int
+
+    assert columns(Measured) == ["name", "value", *origin("cpu", 1)]

@@ -27,7 +27,7 @@ from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import did_you_mean
 from vertebra.kernels.dispatch import VARIABLE
 from vertebra.kernels.window_attention import window_attention
-from vertebra.tools._results import align, append, check_csv, describe, origin
+from vertebra.tools._results import Origin, align, append, check_csv, describe, origin
 
 MODELS = {
     "van": "van_b0",
@@ -57,7 +57,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Origin):
     """One line of the table and of the CSV file: `value` is the time of `other` over that of `ours`."""
 
     ours: str
@@ -73,14 +73,6 @@ class Row:
     rounds: int
     batch: int
     precision: str
-    device: str
-    device_name: str
-    threads: int
-    torch: str
-    timm: str
-    vertebra: str
-    commit: str
-    date: str
 
 
 class SpatialReduction(nn.Module):

@@ -10,7 +10,6 @@ verdict is for one process: of several on a machine, each has its part of the co
 
 import argparse
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,15 +18,15 @@ from typing import Any
 
 import torch
 from vertebra.backbones._errors import UserError
-from vertebra.tools._common import need, pick_device
-from vertebra.tools._results import align, append, check_csv, describe, origin
+from vertebra.tools._common import need, pick_device, usable_cores
+from vertebra.tools._results import Origin, align, append, check_csv, describe, origin
 
 SECONDS = 10.0
 LEAST = 3  # batches or steps that are timed at least
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Origin):
     """One line of the table and of the CSV file; `part` is loader or training, which has no `workers`."""
 
     config: str
@@ -40,14 +39,6 @@ class Row:
     width: int
     model: str
     precision: str
-    device: str
-    device_name: str
-    threads: int
-    torch: str
-    timm: str
-    vertebra: str
-    commit: str
-    date: str
 
 
 def prepare(name: str, data: str | None, batch: int | None, amp: str | None = None, device: str = "cpu") -> Any:
@@ -158,8 +149,8 @@ def verdict(rows: Sequence[Row]) -> str:
     if loader.value >= model.value:
         faster = "a GPU" if model.device == "cpu" else "--amp bf16 or --compile"
         return f"{said}: the model is the bottleneck; {faster} would help, and more workers would not"
-    if (loader.workers or 0) < _cores():
-        return f"{said}: the loader is the bottleneck; more workers would help, up to the {_cores()} cores"
+    if (loader.workers or 0) < usable_cores():
+        return f"{said}: the loader is the bottleneck; more workers would help, up to the {usable_cores()} cores"
     return f"{said}: the loader is the bottleneck; smaller files, a faster disk or lighter augmentation would help"
 
 
@@ -217,11 +208,7 @@ def run(args: argparse.Namespace) -> int:
 
 def usable(asked: Sequence[int]) -> list[int]:
     """Numbers of workers, at most one a core, which is all that a training starts."""
-    return list(dict.fromkeys(min(number, _cores()) for number in asked))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return list(dict.fromkeys(min(number, usable_cores()) for number in asked))
 
 
 def rows_of(name: str, config: Any, measured: Sequence[tuple], device: torch.device) -> list[Row]:

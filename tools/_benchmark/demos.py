@@ -19,7 +19,7 @@ import torch
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import did_you_mean
 from vertebra.tools import make_dataset
-from vertebra.tools._results import align, append, check_csv, describe, origin
+from vertebra.tools._results import Origin, align, append, check_csv, describe, origin
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Origin):
     """One line of the table and of the CSV file: a score of one training, and the seconds of that training."""
 
     demo: str
@@ -99,14 +99,6 @@ class Row:
     unit: str
     aim: float
     seconds: float
-    device: str
-    device_name: str
-    threads: int
-    torch: str
-    timm: str
-    vertebra: str
-    commit: str
-    date: str
 
 
 def measure(demo: str, seed: int, data: Path, folder: Path) -> list[Row]:

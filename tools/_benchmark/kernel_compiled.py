@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from vertebra.backbones._errors import UserError
 from vertebra.kernels._compile_only import SHARED_MEMORY, Compiled, compile_only
 from vertebra.kernels._triton import INTERPRETED
 from vertebra.tools._benchmark.kernel_cases import find_cases, make, shape_class
-from vertebra.tools._results import align, check_csv, origin
+from vertebra.tools._results import align, check_csv, columns, origin
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,6 @@ def replace(path: Path, rows: Sequence[Row]) -> None:
 
     They are facts of the code and not measurements: what older code took says nothing about this one.
     """
-    columns = [field.name for field in fields(Row)]
     order = {case: i for i, case in enumerate(find_cases([]))}
     found: list[dict[str, str]] = []
     if path.exists():
@@ -119,7 +118,7 @@ def replace(path: Path, rows: Sequence[Row]) -> None:
     kept = sorted(kept + new, key=lambda row: (order[row["operator"], row["case"]], row["dtype"], row["target"]))
     temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, columns(Row), lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
     os.replace(temporary, path)

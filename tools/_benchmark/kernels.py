@@ -43,7 +43,7 @@ from vertebra.tools._benchmark.kernel_cases import (
 from vertebra.tools._benchmark.kernel_peers import WAYS, Judge, RefusedError, Run, build
 from vertebra.tools._benchmark.kernel_timing import Rates, find_rates, peak_mb, step_of, take_turns
 from vertebra.tools._common import pick_device
-from vertebra.tools._results import align, append, check_csv, describe, origin
+from vertebra.tools._results import Origin, align, append, check_csv, describe, origin
 
 MODES = ("forward", "training")
 REPEATS = {"cuda": 100, "cpu": 5}
@@ -51,7 +51,7 @@ CPU_IMAGES = 1
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Origin):
     """One line of the table and of the CSV file; `value` is the median of the repeats."""
 
     operator: str
@@ -73,14 +73,6 @@ class Row:
     copy_gb_per_s: float
     matmul_tflops: float
     checked: bool
-    device: str
-    device_name: str
-    threads: int
-    torch: str
-    timm: str
-    vertebra: str
-    commit: str
-    date: str
 
 
 def measure(

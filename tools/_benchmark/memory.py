@@ -21,7 +21,7 @@ from pathlib import Path
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._names import check_model_name
 from vertebra.tools._common import parse_size
-from vertebra.tools._results import align, append, check_csv, describe, origin
+from vertebra.tools._results import Origin, align, append, check_csv, describe, origin
 
 MODELS = (
     "van_b2",
@@ -39,7 +39,7 @@ THREADS, REPEATS = 2, 3
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Origin):
     """One number of one model at one size; `quantity` is peak, repeated, before, seconds or cpu_seconds."""
 
     model: str
@@ -49,14 +49,6 @@ class Row:
     value: float
     unit: str
     precision: str
-    device: str
-    device_name: str
-    threads: int
-    torch: str
-    timm: str
-    vertebra: str
-    commit: str
-    date: str
 
 
 def measure(name: str, size: tuple[int, int], threads: int = THREADS, repeats: int = REPEATS) -> dict[str, float]:

@@ -17,7 +17,7 @@ from vertebra.tools._export.classifier import OnnxReport
 from vertebra.tools._export.files import no_empty_folders
 from vertebra.tools._export.model import image_size, with_names
 from vertebra.tools._export.onnx_graph import open_session
-from vertebra.tools._results import check_csv, origin
+from vertebra.tools._results import Origin, check_csv, origin
 
 SECONDS, LEAST, MOST = 10.0, 3, 50
 """Rounds go on for so many seconds, at least and at most so many of them."""
@@ -27,7 +27,7 @@ ASKED = "--static"
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Origin):
     """One exported file; `difference` is the largest of the checks, in standard deviations of the output
     (or in hundredths of its largest value, where those are larger).
 
@@ -58,14 +58,6 @@ class Row:
     seconds: float
     """What the export took."""
     onnxruntime: str
-    device: str
-    device_name: str
-    threads: int
-    torch: str
-    timm: str
-    vertebra: str
-    commit: str
-    date: str
 
 
 def asked_options(args: argparse.Namespace) -> str:
@@ -77,7 +69,7 @@ def asked_options(args: argparse.Namespace) -> str:
 
 @contextlib.contextmanager
 def checked_table(path: Path, asked: str | None = None) -> Iterator[None]:
-    """A block that appends rows to a file, which is not left behind empty, nor is a folder that was made for it.
+    """A block that appends rows to a file; a folder that was made for it is not left behind empty.
 
     `asked` is how the file was asked for, if not by `--csv`.
 
@@ -86,11 +78,7 @@ def checked_table(path: Path, asked: str | None = None) -> Iterator[None]:
     """
     with no_empty_folders(path.parent):
         check_csv(path, Row, asked)
-        try:
-            yield
-        finally:
-            if path.exists() and not path.stat().st_size:
-                path.unlink()
+        yield
 
 
 def measure(

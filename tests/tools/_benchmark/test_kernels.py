@@ -1,7 +1,7 @@
 """benchmark kernels: what is checked before it is timed, what a row says, and that docs/kernels.md is up to date."""
 
 import csv
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +21,7 @@ from vertebra.tools._benchmark.kernel_cases import cut, find_cases, learned, mak
 from vertebra.tools._benchmark.kernel_timing import Rates, take_turns
 from vertebra.tools._benchmark.worker import Case
 from vertebra.tools._common import run_tool
+from vertebra.tools._results import columns
 
 CASE = ("channel_attention", "davit_tiny stage 4, 128 x 224")
 RATES = Rates(copy=1e10, matmul=1e11)
@@ -66,7 +67,7 @@ def test_columns_are_those_that_dispatch_reads(measured: Path, tmp_path: Path) -
     ours = [row | {"way": "triton", "value": str(float(row["value"]) / 2)} for row in rows]
     path = tmp_path / "kernels.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(kernels.Row)])
+        writer = csv.DictWriter(file, columns(kernels.Row))
         writer.writeheader()
         writer.writerows(rows + ours)
     assert dispatch.read_measured(path) == {("channel_attention", "narrow heads", "float32"): ("GPU X", 2.0, 2.0)}
@@ -240,7 +241,7 @@ def test_compile_only_says_what_each_kernel_takes(tmp_path: Path, capsys: pytest
     for _ in range(2):  # the second time replaces the rows of the first
         assert run_tool(benchmark.main, argv) == 0
     rows, said = read(path), capsys.readouterr().out
-    assert list(rows[0]) == [field.name for field in fields(kernel_compiled.Row)]
+    assert list(rows[0]) == columns(kernel_compiled.Row)
     assert len(rows) == len({row["kernel"] for row in rows}) >= 2
     for row in rows:
         assert (row["case"], row["dtype"], row["target"]) == ("l2vit_tiny stage 4, 128 x 224", "bfloat16", "sm_90")
@@ -269,12 +270,12 @@ def test_table_says_how_many_times_the_kernels_time_a_way_takes() -> None:
 
 
 def compiled(**entries: str) -> dict[str, str]:
-    row = dict.fromkeys((field.name for field in fields(kernel_compiled.Row)), "1")
+    row = dict.fromkeys(columns(kernel_compiled.Row), "1")
     return row | {"operator": "a", "case": "c", "dtype": "bfloat16", "target": "sm_90", "kernel": "k"} | entries
 
 
 def timed(way: str, value: str, **entries: str) -> dict[str, str]:
-    row = dict.fromkeys((field.name for field in fields(kernels.Row)), "1")
+    row = dict.fromkeys(columns(kernels.Row), "1")
     row |= {"operator": "a", "case": "c", "dtype": "bfloat16", "mode": "forward", "device": "cuda", "checked": "True"}
     return row | {"way": way, "value": value} | entries
 

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from vertebra.tools._cards.facts import families
 from vertebra.tools._cards.index import index
 from vertebra.tools._cards.speed import speeds
 from vertebra.tools._export.table import Row as ExportRow
+from vertebra.tools._results import columns
 from vertebra.tools.benchmark import Row as ModelRow
 
 FAMILIES = {family.key: family for family in families()}
@@ -35,7 +35,7 @@ def write(folder: Path, file: str, kind: type, *rows: Mapping[str, object]) -> N
     """Write a results file with the columns of its own rows; what is not given is empty, or where it was measured."""
     place = {"device": "cpu", "device_name": "Some CPU", "threads": 2, "torch": "2.0", "timm": "1.0"}
     place |= {"vertebra": "0", "commit": "abc", "date": "2026-01-02"}
-    names = [field.name for field in fields(kind)]
+    names = columns(kind)
     assert [key for row in rows for key in row if key not in names] == []
     with (folder / file).open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, names)
