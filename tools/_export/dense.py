@@ -22,6 +22,7 @@ from vertebra import __version__
 from vertebra.backbones._errors import UserError
 from vertebra.tools._dense import Dense, step_name
 from vertebra.tools._export.checks import CHECKS, Report, check_sizes, compare, run_pytorch
+from vertebra.tools._export.deform_conv import exportable_deform_convs
 from vertebra.tools._export.dense_refusals import refusal
 from vertebra.tools._export.detector_check import DetectorReport, compare_boxes
 from vertebra.tools._export.detector_graph import DetectorGraph, translations
@@ -69,7 +70,8 @@ def export_dense(
         began = time.perf_counter()
         image = torch.zeros(1 if boxes else 2, 3, *(static or _TRACED))
         options = {"custom_translation_table": translations()} if boxes else {}
-        program = trace(kind, graph, image, names, free, opset, **options)
+        with exportable_deform_convs():
+            program = trace(kind, graph, image, names, free, opset, **options)
         describe(program, to_properties(entries))
         data_file = save(program, temporary)
         seconds = time.perf_counter() - began
