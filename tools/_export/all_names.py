@@ -1,8 +1,9 @@
 """Every name of vertebra exported, one process each: what fails is told, and ends nothing else.
 
 A process of its own gives its memory back; one that the system ends for lack of memory is told like any other failure.
-A name that does not export with free sizes is tried at its own size. What the table has from the same options, code,
-packages and machine is not done again, so that the same command goes on where another one ended.
+A name that does not export with free sizes is tried at its own size, and one without classes gives its maps. What the
+table has from the same options, code, packages and machine is not done again, so that the same command goes on where
+another one ended.
 """
 
 import argparse
@@ -82,7 +83,7 @@ def _export_names(names: Sequence[str], table: Path, args: argparse.Namespace) -
     """Export what is not done yet, and say line by line what came of it; the names that failed."""
     failed, done = [], finished(table, args)
     for number, name in enumerate(names, 1):
-        file = args.out / f"{name}{'_features' * args.features}.onnx" if args.out else None
+        file = args.out / f"{name}{'_features' * gives_maps(name, args)}.onnx" if args.out else None
         began = time.perf_counter()
         print(f"{number}/{len(names)}  {name}", end="  ", flush=True)
         if name in done and (file is None or _is_of(done[name], file)):
@@ -93,7 +94,8 @@ def _export_names(names: Sequence[str], table: Path, args: argparse.Namespace) -
             failed.append(name)
             print(f"FAILED: {reason}", flush=True)
             continue
-        print(f"{_summary(row)}, {time.perf_counter() - began:.0f} s in all", flush=True)
+        what = "" if args.features or row["task"] != "features" else "maps, since it has no classes: "
+        print(f"{what}{_summary(row)}, {time.perf_counter() - began:.0f} s in all", flush=True)
         if row["reason"] not in ("", ASKED):
             print(f"  of fixed size only: {row['reason']}", flush=True)
     return failed
@@ -137,13 +139,20 @@ def finished(table: Path, args: argparse.Namespace) -> dict[str, Mapping[str, st
     found: dict[str, Mapping[str, str]] = {}
     if wanted["commit"].endswith("+"):
         return found
-    task = "features" if args.features else "classification"
     for row in read(table):
-        if row["task"] == task and all(row[key] == str(value) for key, value in wanted.items()):
+        if row["task"] != ("features" if gives_maps(row["name"], args) else "classification"):
+            continue
+        if all(row[key] == str(value) for key, value in wanted.items()):
             found[row["name"]] = row
-        elif row["task"] == task and args.out:
+        elif args.out:
             found.pop(row["name"], None)
     return found
+
+
+def gives_maps(name: str, args: argparse.Namespace) -> bool:
+    """Whether a name's maps are exported: they were asked for, or there is no classifier."""
+    cfg: Any = timm.get_pretrained_cfg(name)
+    return args.features or (cfg is not None and cfg.num_classes == 0)
 
 
 def _is_of(row: Mapping[str, str], file: Path) -> bool:
@@ -169,7 +178,7 @@ def export_one(
         The row, or None and why it failed. A process that is ended leaves nothing, neither file nor row.
     """
     command = [sys.executable, "-P", "-c", _TOOL, "export_onnx", name, "--device", args.device]
-    command += ["--features"] * args.features
+    command += ["--features"] * gives_maps(name, args)
     for option, value in (("--checkpoint", args.checkpoint), ("--opset", args.opset), ("--static", args.static)):
         command += [option, str(value)] if value is not None else []
     with tempfile.TemporaryDirectory(prefix=HIDDEN, dir=args.out, ignore_cleanup_errors=True) as folder:
