@@ -16,7 +16,7 @@ import vertebra
 ROOT = Path(__file__).parents[1]
 NOT_IN_SDIST = {".gitignore", ".ci/run"}
 CODE = ("backbones/", "engine/", "kernels/", "tools/", "configs/")
-DATA = re.compile(r"model_cards/[^/]+\.(md|yml)|results/[^/]+\.csv")
+DATA = re.compile(r"model_cards/[^/]+\.(csv|md|yml)|results/[^/]+\.csv")
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from vertebra.tools._common import make_parser, need, parse_size, pick_device, r
 from vertebra.tools._export import programs
 from vertebra.tools._export.classifier import OnnxReport, export
 from vertebra.tools._export.files import check_target, tell_leftovers
+from vertebra.tools._export.model import settle_norms
 from vertebra.tools._export.onnx_graph import check_opset, check_packages
 from vertebra.tools._results import append
 
@@ -111,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = _load(args, device)
         if args.checkpoint is None:
             print(f"{args.name}: no --checkpoint given, the file gets fresh, random weights", file=sys.stderr)
+            if isinstance(model, Classifier):
+                settle_norms(model, static)
         _write(model, args, static)
     return 0
 

@@ -16,7 +16,6 @@ from vertebra.tools._cards.figures import figure
 from vertebra.tools._cards.index import index
 from vertebra.tools._cards.page import page
 from vertebra.tools._common import make_parser, run_tool
-from vertebra.tools._docs.detection import sources_of
 
 STALE = 1
 """Exit code of --check where a page is not what it would be."""
@@ -54,15 +53,8 @@ def stale(wanted: Mapping[Path, str]) -> list[Path]:
 
 def check_links() -> None:
     """Ask every link of the cards and write links.csv anew."""
-    asked = {}
-    for family in families():
-        asked |= dict.fromkeys([family.card["code"], family.paper])
-        for row in family.rows:
-            asked |= dict.fromkeys(link for _, link in family.sources(row))
-            asked |= dict.fromkeys(filter(None, [*family.links(row), family.folder(row)]))
-        asked |= dict.fromkeys(family.heads.values())
-        for leaf in [*family.detectors, *family.segmenters]:
-            asked |= dict.fromkeys(link for _, link in sources_of(leaf))
+    texts = [text for path, text in pages().items() if path.suffix == ".md"]
+    asked = dict.fromkeys(link for text in texts for link in links.found_in(text))
     seen, unreached = links.check(list(asked), links.load(LINKS))
     if len(unreached) == len(seen):
         print(f"{len(seen)} links: not checked, no host can be reached from here; what was seen before stays")

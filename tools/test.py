@@ -16,8 +16,10 @@ from vertebra.backbones._checkpoint import described, read_checkpoint
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
 from vertebra.backbones._names import check_model_name
+from vertebra.tools._accuracy import Row, rows_of, shares
 from vertebra.tools._classifier import PRETRAINED, load_classifier
 from vertebra.tools._common import make_parser, need, run_tool, versions
+from vertebra.tools._results import append, check_csv
 from vertebra.tools.train import choose_device, parse_changes
 
 
@@ -29,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("checkpoint", metavar="CHECKPOINT|pretrained", help="a file, or the published weights")
     add("--data", metavar="DIR", help="the data folder: with val/, or itself holding the class folders")
     add("--out", metavar="FILE.json", help="where the metrics are written")
+    add("--csv", type=Path, metavar="F", help="append a row for each score, to results/accuracy.csv say")
     add("--tta", action="store_true", help="see each image in several views, scaled and flipped, and predict from all")
     add("--batch-size", type=int, metavar="N", help="images at a time (default: the config's, 64 for a name)")
     add("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config")
@@ -123,8 +126,12 @@ def confusion_summary(confusion: Any, names: Sequence[str]) -> list[str]:
     return lines
 
 
-def evaluate(args: argparse.Namespace, folder: str) -> tuple[dict[str, Any], list[str]]:
-    """Run the evaluation, with its log in `folder`; its metrics and the lines that tell of confusions."""
+def evaluate(args: argparse.Namespace, folder: str) -> tuple[dict[str, Any], str, list[str]]:
+    """Run the evaluation, with its log in `folder`.
+
+    Returns:
+        The metrics, timm's name of what was evaluated, and the lines that tell of confusions.
+    """
     from vertebra.engine.config import build_runner, explaining
     from vertebra.engine.dense_config import is_dense
     from vertebra.engine.metrics import flat_metrics
@@ -140,13 +147,13 @@ def evaluate(args: argparse.Namespace, folder: str) -> tuple[dict[str, Any], lis
     if is_dense({"model": model}):
         found = {**flat_metrics(found), **_images(runner)}
         name = model.backbone.get("model_name", model.backbone.type)
-        return _report(found, seconds, f"{model.type} on {name}", args), []
+        return _report(found, seconds, f"{model.type} on {name}", args), name, []
     if not found["images"]:
         raise UserError(f"none of the {found['unreadable']} images of the test data can be read")
     names = runner.test_dataloader.dataset.metainfo["classes"]
     confusion = runner.test_loop.evaluator.metrics[0].confusion
     lines = confusion_summary(confusion, names) if confusion is not None and len(names) == len(confusion) else []
-    return _report(found, seconds, model.model_name, args), lines
+    return _report(found, seconds, model.model_name, args), model.model_name, lines
 
 
 def _images(runner: Any) -> dict[str, int]:
@@ -178,15 +185,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--out {args.out} is a folder; a file to write the metrics to is accepted")
     need("mmengine", extra="train")
     need("cv2", extra="train")
-    choose_device(args.device)
+    device = choose_device(args.device)
     import vertebra.engine  # noqa: F401  registers what the configs name
 
+    if args.csv:
+        check_csv(args.csv, Row)
     with tempfile.TemporaryDirectory() as folder:
-        metrics, lines = evaluate(args, folder)
+        metrics, name, lines = evaluate(args, folder)
+    scores = shares(metrics)
     for key, value in metrics.items():
-        share = isinstance(value, float) and key != "seconds"
-        print(f"  {key:<10}  {f'{value:.2%}' if share else value}")
+        print(f"  {key:<10}  {f'{value:.2%}' if key in scores else value}")
     print("\n".join(f"  {line}" for line in lines))
+    if args.csv:
+        append(args.csv, rows_of(metrics, name, args.target, args.checkpoint, args.data, args.tta, device))
     if args.out:
         out = Path(args.out)
         write_whole(out, (json.dumps(metrics, indent=2) + "\n").encode())

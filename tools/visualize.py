@@ -126,6 +126,18 @@ def draw(
             yield kind, layer.layer, look
 
 
+def _check_options(args: argparse.Namespace, chosen: Mapping[str, list[Any]]) -> None:
+    """Refuse options that change nothing in what is drawn."""
+    of_places = ("attention", "routes", "windows")
+    for option, given, kinds in (
+        ("--head", args.head, ("attention",)),
+        ("--class", args.target, ("cam",)),
+        ("--at", args.at, of_places),
+    ):
+        if given is not None and not {*kinds} & {*chosen}:
+            raise UserError(f"{option} {given} is for --kind {' and '.join(kinds)}; drawn is {', '.join(chosen)} alone")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     args = build_parser().parse_args(argv)
@@ -143,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = choose(inside, args.name, args.kind, args.layer)
     names = [f"{kind}_{x.layer}.png" for kind, layers in chosen.items() for x in layers]
     refuse_overwriting([args.image], names, args.out)
+    _check_options(args, chosen)
     check_head(chosen.get("attention", ()), args.head)
     results = []
     # all of them before the first is written: what cannot be drawn leaves nothing behind

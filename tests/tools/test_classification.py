@@ -13,6 +13,7 @@ from tool_processes import Started, start_tool
 from vertebra.backbones._checkpoint import read_checkpoint
 from vertebra.kernels.dispatch import BackendError
 from vertebra.tools._classifier import load_classifier
+from vertebra.tools._results import read
 from vertebra.tools.test import build_parser, prepare
 from vertebra.tools.train import leaving_no_litter
 
@@ -102,10 +103,15 @@ def test_testing_the_saved_file_gives_the_number_of_the_training(run: Path, fold
 
 def test_a_name_and_a_file_are_enough_to_test(run: Path, folder: Path) -> None:
     evaluate_by_config(run, folder, "a.json")
-    tool(folder, "test", "van_b0", run / "epoch_2.pth", "--data", "data", "--out", "b.json")
+    said = ["--out", "b.json", "--csv", "accuracy.csv"]
+    tool(folder, "test", "van_b0", run / "epoch_2.pth", "--data", "data", *said)
     by_config, by_name = (json.loads((folder / name).read_text()) for name in ("a.json", "b.json"))
     assert by_name["top1"] == by_config["top1"]
     assert by_name["images"] == 12
+    rows = {row["metric"]: row for row in read(folder / "accuracy.csv")}
+    assert float(rows["top1"]["value"]) == by_name["top1"]
+    assert {"model": "van_b0", "weights": "epoch_2.pth", "data": "data", "images": "12"}.items() <= rows["top1"].items()
+    assert rows.keys() == {"top1", "top5"}
 
 
 def test_views_of_a_model_that_was_trained_without_flips_are_zoomed_alone(run: Path, folder: Path) -> None:

@@ -184,12 +184,24 @@ def test_out_that_is_a_file_is_one_sentence(photo: Path, capsys: pytest.CaptureF
     assert (photo.parent / "out").read_text() == "precious"
 
 
+OF_FAMILIES = {
+    "biformer_tiny": {"attention", "routes"},
+    "cswin_tiny": {"attention", "windows"},
+    "davit_tiny_fused": {"attention", "windows"},
+    "l2vit_tiny": {"attention", "windows"},
+    "litv2_small": {"attention", "windows"},
+    "maxvit_pico_rw_256_fused": {"attention", "windows"},
+    "shvit_s1_fused": {"attention"},
+    "transnext_micro": {"attention"},
+    "van_b0": set(),
+}
+
+
 @pytest.mark.all
-@pytest.mark.parametrize(
-    "name", ["cswin_tiny", "l2vit_tiny", "litv2_small", "maxvit_pico_rw_256_fused", "shvit_s1_fused", "transnext_micro"]
-)
-def test_attention_of_every_family_is_drawn(photo: Path, name: str) -> None:
-    assert looks(photo, name, "--kind", "attention", "--at", "201,99")
+@pytest.mark.parametrize("name", OF_FAMILIES)
+def test_everything_that_a_family_has_is_drawn(photo: Path, name: str) -> None:
+    found = looks(photo, name, "--samples", "1")
+    assert {key.partition(" ")[0] for key in found} == OF_FAMILIES[name] | {"cam", "erf"}
 
 
 REFUSED = {
@@ -202,6 +214,9 @@ REFUSED = {
     "van_b0 --at 20,150": "--at is 20,150, which the model does not see; it takes x from ",
     "van_b0 --at middle": "--at is 'middle'; it takes X,Y in pixels of the picture, 200,150 say",
     "van_b0 --class bird": "--class is 'bird'; van_b0 takes numbers from 0 to 3, or labels as 'cat'",
+    "van_b0 --kind erf --head 1": "--head 1 is for --kind attention; drawn is erf alone",
+    "van_b0 --kind erf --class cat": "--class cat is for --kind cam; drawn is erf alone",
+    "van_b0 --at 200,150": "--at 200,150 is for --kind attention and routes and windows; drawn is cam, erf alone",
     "van_b0 --samples 0": "--samples is 0; it takes 1 or more",
 }
 

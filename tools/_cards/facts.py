@@ -147,7 +147,8 @@ def places(rows: Iterable[dict[str, str]]) -> str:
         commits = ", ".join(dict.fromkeys(row["commit"] for row in own if row["commit"]))
         where = machine({"device": device, "device_name": name, "threads": threads})
         when = span({row["date"] for row in own})
-        said.append(f"Measured on {where}; torch {torch}, timm {timm}; commit {commits}; {when}.")
+        plus = " (`+`: and changes that it does not hold)" if "+" in commits else ""
+        said.append(f"Measured on {where}; torch {torch}, timm {timm}; commit {commits}{plus}; {when}.")
     return " ".join(said)
 
 

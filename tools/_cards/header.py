@@ -44,7 +44,14 @@ def data_sets(family: Family) -> list[str]:
 
 def base_models(family: Family) -> list[str]:
     """The repositories on the Hub whose weights the models load; none for weights of other places."""
-    return list(dict.fromkeys(entry.cfg.hf_hub_id for entry in family.entries if entry.cfg.hf_hub_id))
+    found = [entry.cfg.hf_hub_id or _repository(entry.cfg.url or "") for entry in family.entries]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def _repository(link: str) -> str:
+    """Of a file on the Hub, where it lies there: owner/name; nothing for a file elsewhere."""
+    found = re.match(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/", link)
+    return found[1] if found else ""
 
 
 def model_index(family: Family) -> list[dict]:
@@ -80,15 +87,16 @@ def _results(those: list[EvalResult]) -> list[dict]:
 
 def scores(leaf: Leaf) -> list[EvalResult]:
     """The published scores of a config; none that are unknown or not verified."""
-    if not re.fullmatch(r"[\d.]+( / [\d.]+| ms)?", leaf.score):
+    if not re.fullmatch(r"[\d.]+( ms)?( / [\d.]+( ms)?)?", leaf.score):
         return []
     ((name, url),) = sources_of(leaf)
     source = {"source_name": name, "source_url": url}
     if leaf.path.parents[1].name == "ade20k":
-        value, _, scales = leaf.score.partition(" ")
         where = {"task_type": "image-segmentation", "dataset_type": "scene_parse_150", "dataset_name": "ADE20K"}
-        how = "at many scales, " if scales else ""
-        kinds = [("mean_iou", f"mIoU, {how}as published", value)]
+        found = (score.partition(" ") for score in leaf.score.split(" / "))
+        kinds = [
+            ("mean_iou", f"mIoU, {'at many scales, ' if many else ''}as published", value) for value, _, many in found
+        ]
     else:
         box, _, mask = leaf.score.partition(" / ")
         where = {"task_type": "object-detection", "dataset_type": "coco", "dataset_name": "COCO 2017"}

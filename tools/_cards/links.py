@@ -8,6 +8,7 @@ import csv
 import datetime
 import http.client
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -50,6 +51,11 @@ class Seen:
     def size(self) -> str:
         """In 1e6 bytes; nothing where it was not told."""
         return f"{int(self.bytes) / 1e6:.1f}" if self.bytes else ""
+
+
+def found_in(text: str) -> list[str]:
+    """The links of a Markdown page, those of its front matter and its BibTeX too."""
+    return [link.rstrip(".,;:") for link in re.findall(r"https?://[^\s<>()\[\]{}\"'`]+", text)]
 
 
 def load(path: Path) -> dict[str, Seen]:

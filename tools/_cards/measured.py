@@ -14,19 +14,44 @@ _PEERS = {
 def measured(family: Family) -> str:
     """All of them, as Markdown, under headings of the third order."""
     parts = {
+        "accuracy on ImageNet, COCO and ADE20K": accuracy(family),
         "what it learns on digits": digits(family),
         "images a second": throughput(family),
         "time beside other ways": comparisons(family),
         "memory": memory(family),
         "ONNX files": exports(family),
     }
-    missing = ["accuracy on ImageNet, COCO and ADE20K", *(name for name, text in parts.items() if not text)]
-    said = (
-        f"Not measured: {', '.join(missing)}. No published weights were downloaded or evaluated by this project. "
-        f"`vertebra test {family.example.name} {family.weights_word} --data DIR` evaluates them on a folder of "
-        "ImageNet; results/ has no file for such numbers yet, and this page no place for them."
-    )
-    return "\n\n".join([said, *filter(None, parts.values())])
+    missing = [name for name, text in parts.items() if not text]
+    said = f"Not measured: {', '.join(missing)}." if missing else ""
+    if not parts["accuracy on ImageNet, COCO and ADE20K"]:
+        said += (
+            " No published weights were downloaded or evaluated by this project. "
+            f"`vertebra test {family.example.name} {family.weights_word} --data DIR --csv results/accuracy.csv` "
+            "evaluates them on a folder of ImageNet, and `vertebra make_cards` puts the score here."
+        )
+    return "\n\n".join(filter(None, [said, *parts.values()]))
+
+
+def accuracy(family: Family) -> str:
+    """Scores of weights on data, from results/accuracy.csv."""
+    keys = ("model", "config", "weights", "data", "options", "metric", "images")
+    rows = newest(family.measured("accuracy.csv", "model"), *keys)
+    if not rows:
+        return ""
+    cells = [
+        [
+            f"`{row['model']}`",
+            f"`{row['config']}`",
+            row["weights"],
+            " ".join(filter(None, (row["data"], row["options"]))),
+            row["metric"],
+            row["images"],
+            decimals(100 * float(row["value"]), 2),
+        ]
+        for row in rows
+    ]
+    header = ("model", "evaluated", "weights", "data", "score", "images", "%")
+    return f"### Accuracy\n\n{table(header, cells, left=5)}\n\n{places(rows)}"
 
 
 def digits(family: Family) -> str:
@@ -196,4 +221,5 @@ def _effect(operator: str, family: Family) -> str:
     if not gains:
         return "not measured"
     where = ", ".join(f"{name}, {date}" for name, date in devices.items())
-    return f"{min(gains):.2f} to {max(gains):.2f} times as fast as the fastest other way, {len(gains)} cases ({where})"
+    cases_said = f"{len(gains)} case{'s' * (len(gains) != 1)}"
+    return f"{min(gains):.2f} to {max(gains):.2f} times as fast as the fastest other way, {cases_said} ({where})"

@@ -35,10 +35,11 @@ def weights(family: Family, seen: dict[str, Seen]) -> str:
     licence = f"Licence of the code: {card['licence']}. Licence of the weights: {card['weights_licence']}."
     checked = (
         "`vertebra make_cards --check-links` asks every link and writes what it saw into "
-        "model_cards/links.csv; an empty cell is what is not known. Files are read without running anything in them, "
-        "and one with another hash than the one given is refused. Places other than the first have their answer in "
-        "brackets."
+        "model_cards/links.csv; an empty cell is what is not known. Files are read without running anything in them. "
+        "Places other than the first have their answer in brackets."
     )
+    if any("sha256" in family.published(row) for row in family.rows):
+        checked += " A file that is fetched from the first place and has another hash is refused."
     notes = [
         f"{licence} {card['licence_note']}",
         card.get("weights_note", ""),

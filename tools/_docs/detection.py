@@ -135,17 +135,23 @@ def head_of(path: Path) -> str:
 
 
 def score_of(head: str) -> str:
-    """The score in a config's head: `46.4 / 41.8`, `41.1 ms` for many scales, `46.7?` where it was not verified."""
+    """The score in a config's head: `46.4 / 41.8` of boxes and masks, `51.1 / 52.2 ms` at one and at many scales.
+
+    `46.7?` was not verified, `–` not published, `…` not read.
+    """
     if "score published" in head and "no score" in head.lower():
         return "–"
     if "which was not read" in head:
         return "…"
     boxes = re.search(r"([\d.]+) box AP(?:, ([\d.]+) mask AP)?", head)
-    segments = re.search(r"([\d.]+) mIoU( at many scales)?", head)
+    segments = [
+        re.search(r"([\d.]+) mIoU(?! at many scales)", head),
+        re.search(r"([\d.]+)(?: mIoU)? at many scales", head),
+    ]
     if boxes:
         score = " / ".join(filter(None, boxes.groups()))
-    elif segments:
-        score = segments[1] + (" ms" if segments[2] else "")
+    elif any(segments):
+        score = " / ".join(found[1] + sign for found, sign in zip(segments, ("", " ms"), strict=True) if found)
     else:
         raise UserError(f"no score in {head!r}")
     return score + ("?" if re.search(r"\(arXiv [\d.]+; not verified\)", head) else "")

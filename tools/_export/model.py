@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 from vertebra import __version__
 from vertebra.backbones._errors import UserError
@@ -60,6 +61,29 @@ def image_size(classifier: Classifier, static: tuple[int, int] | None) -> tuple[
     channels = getattr(classifier.model, "in_chans", None) or (3 if first is None else first.shape[1])
     height, width = static or classifier.data["input_size"][-2:]
     return channels, height, width
+
+
+def settle_norms(classifier: Classifier, static: tuple[int, int] | None = None) -> None:
+    """Give the BatchNorms of fresh weights the statistics of noise, as training would give them those of images.
+
+    With their initial ones they do nothing, and in a deep network numbers grow until rounding decides on the answer:
+    two runtimes could not be compared.
+    """
+    model = classifier.model
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all there is
+    device = next(model.parameters()).device
+    model.train()
+    with torch.no_grad():
+        model(torch.randn(2, *image_size(classifier, static)).to(device))
+    model.eval()
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
 
 
 def metadata(classifier: Classifier, features: bool, input_size: tuple[int, ...]) -> dict[str, Any]:

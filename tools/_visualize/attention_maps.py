@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from vertebra.backbones._errors import UserError
 from vertebra.kernels.channel_attention import channel_attention
 from vertebra.kernels.global_attention import global_attention
 from vertebra.kernels.linear_attention import linear_attention
@@ -76,7 +77,7 @@ def record(model: nn.Module, images: Tensor, name: str = "the model") -> list[Ca
         The calls; none of a model without attention, or with one that is not ours.
 
     Raises:
-        UserError: the model lists no feature maps, or its answers are no numbers.
+        UserError: the model lists no feature maps, an attention is in none of them, or its answers are no numbers.
     """
     features = feature_maps(model)
     running: list[str] = []
@@ -107,7 +108,9 @@ def record(model: nn.Module, images: Tensor, name: str = "the model") -> list[Ca
     require_numbers(name, answers)
     calls = []
     for layer, operator, given in noted:
-        stage = next(stage for stage in features if layer.startswith(f"{stage}."))
+        stage = next((stage for stage in features if layer.startswith(f"{stage}.")), None)
+        if stage is None:
+            raise UserError(f"{name}: {layer} attends outside of the modules that give maps, {', '.join(features)}")
         module, stride = model.get_submodule(layer), features[stage].stride
         calls.append(Call(layer, stage, module, operator, given, sizes[stage], stride))
     return calls

@@ -238,7 +238,7 @@ function drawing(shown, axis, families) {
     const i = families.indexOf(model.family);
     const title = element("title", {}, `${model.name}: ${model.top1} % at ${Number(model[axis].toPrecision(4))} ${AXES[axis].unit}`);
     const place = `translate(${x(model[axis]).toFixed(1)} ${y(model.top1).toFixed(1)})`;
-    const mark = element("path", { class: "mark", d: SHAPES[i % SHAPES.length], fill: `var(--f${i % 9})`, "fill-opacity": 0.85 }, title);
+    const mark = element("path", { class: "mark", d: SHAPES[i % SHAPES.length], fill: `var(--f${i % 9})` }, title);
     parts.push(element("g", { transform: place }, mark));
   }
   return parts;

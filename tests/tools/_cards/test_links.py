@@ -15,7 +15,7 @@ from urllib.request import Request
 import pytest
 from vertebra.tools import make_cards
 from vertebra.tools._cards import links
-from vertebra.tools._cards.links import NOT_CHECKED, Seen, ask, check, load, save
+from vertebra.tools._cards.links import NOT_CHECKED, Seen, ask, check, found_in, load, save
 from vertebra.tools._docs.detection import sources_of
 
 TODAY = datetime.date.today().isoformat()
@@ -167,6 +167,17 @@ def test_links_are_kept_as_they_are(tmp_path: Path) -> None:
     save(tmp_path / "links.csv", seen)
     assert [*load(tmp_path / "links.csv").values()] == seen
     assert load(tmp_path / "none.csv") == {}
+
+
+def test_links_are_found_in_front_matter_prose_and_bibtex() -> None:
+    text = "source:\n  url: https://a.org/x\n---\n[b](https://b.org/y?z=1), see https://c.org. `https://d.org`\n  url = {https://e.org},"
+    assert found_in(text) == [
+        "https://a.org/x",
+        "https://b.org/y?z=1",
+        "https://c.org",
+        "https://d.org",
+        "https://e.org",
+    ]
 
 
 def test_every_link_of_every_card_is_asked_and_the_outcome_said(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from vertebra.tools._accuracy import Row as AccuracyRow
 from vertebra.tools._benchmark.claims import Row as ClaimRow
 from vertebra.tools._benchmark.demos import Row as DemoRow
 from vertebra.tools._benchmark.memory import Row as MemoryRow
@@ -51,7 +52,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_was_not_measured_is_not_there(results: Path) -> None:
     said = measured.measured(FAMILIES["van"])
-    assert said.startswith("Not measured: accuracy")
+    assert said.startswith("Not measured: accuracy on ImageNet")
+    assert "No published weights were downloaded or evaluated by this project." in said
     assert "###" not in said
     assert "| not measured |" in measured.kernels(FAMILIES["van"])
     assert speeds() == {}
@@ -95,7 +97,21 @@ def test_a_kernels_effect_is_that_of_the_familys_own_cases_on_a_gpu(results: Pat
         **{key: [value] * len(cases) for key, value in same.items()},
     )
     said = measured.kernels(FAMILIES["van"])
-    assert "2.00 to 2.00 times as fast as the fastest other way, 1 cases (Some CPU, 2026-01-02)" in said
+    assert "2.00 to 2.00 times as fast as the fastest other way, 1 case (Some CPU, 2026-01-02)" in said
+
+
+def test_scores_come_with_their_weights_and_data_and_take_the_place_of_the_sentence_that_there_is_none(
+    results: Path,
+) -> None:
+    row = {"model": "van_b0", "config": "van_b0", "weights": "pretrained", "data": "imagenet", "options": "--tta"}
+    row |= {"metric": "top1", "unit": "share", "images": 50000}
+    write(results, "accuracy.csv", AccuracyRow, row | {"value": 0.5}, row | {"value": 0.75431})
+    said = measured.measured(FAMILIES["van"])
+    assert "| `van_b0` | `van_b0` | pretrained | imagenet --tta | top1 | 50000 | 75.43 |" in said
+    assert "50.00" not in said
+    assert "No published weights were downloaded" not in said
+    assert not said.startswith("Not measured: accuracy")
+    assert "No published weights were downloaded" in measured.measured(FAMILIES["cswin"])
 
 
 def test_exported_files_are_told_with_their_sizes_and_times(results: Path) -> None:
@@ -175,8 +191,9 @@ def test_digits_learnt_otherwise_are_another_row(results: Path, other: Mapping[s
 
 
 def test_a_family_without_a_link_is_evaluated_from_a_file(results: Path) -> None:
-    assert "`vertebra test biformer_tiny biformer_tiny.pth --data DIR`" in measured.measured(FAMILIES["biformer"])
-    assert "`vertebra test van_b0 pretrained --data DIR`" in measured.measured(FAMILIES["van"])
+    for key, asked in (("biformer", "biformer_tiny biformer_tiny.pth"), ("van", "van_b0 pretrained")):
+        said = measured.measured(FAMILIES[key])
+        assert f"`vertebra test {asked} --data DIR --csv results/accuracy.csv`" in said
 
 
 def test_words_of_other_layers_stand_where_these_were_measured(results: Path) -> None:

@@ -11,7 +11,7 @@ from vertebra.tools import list as tool
 from vertebra.tools._cards import facts
 from vertebra.tools._cards import page as card_page
 from vertebra.tools._cards.facts import ROOT, Family, families
-from vertebra.tools._cards.header import licence, scores
+from vertebra.tools._cards.header import base_models, licence, scores
 from vertebra.tools._cards.links import Seen
 from vertebra.tools._cards.page import page
 from vertebra.tools._cards.weights import citation, weights
@@ -177,6 +177,7 @@ def test_links_lead_to_files_where_they_are_known_and_else_to_the_page_about_the
         ("46.4 / 41.8", "coco", [46.4, 41.8]),
         ("44.0", "coco", [44.0]),
         ("50.1 ms", "ade20k", [50.1]),
+        ("49.3 / 50.7 ms", "ade20k", [49.3, 50.7]),
         ("46.7?", "coco", []),
         ("…", "coco", []),
         ("–", "ade20k", []),
@@ -212,6 +213,27 @@ def test_a_citation_is_a_whole_entry() -> None:
     assert "@article{guo2022van," in entry
     assert "author = {Meng-Hao Guo and Cheng-Ze Lu and Zheng-Ning Liu and Ming-Ming Cheng and Shi-Min Hu}," in entry
     assert "eprint = {2202.09741}," in entry
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_family_is_cited_by_its_own_paper(key: str) -> None:
+    entry = citation(FAMILIES[key])
+    assert entry.count("{") == entry.count("}")
+    assert f"eprint = {{{FAMILIES[key].card['paper']['arxiv']}}}" in text(key)
+
+
+def test_base_models_are_the_repositories_on_the_hub_that_weights_load_from() -> None:
+    found = {key: base_models(FAMILIES[key]) for key in ("van", "transnext", "davit", "cswin")}
+    assert "Visual-Attention-Network/VAN-Base-original" in found["van"]
+    assert {name.partition("/")[0] for name in found["transnext"]} == {"DaiShiResearch"}
+    assert "timm/davit_tiny.msft_in1k" in found["davit"]
+    assert found["cswin"] == []
+
+
+def test_pictures_are_prepared_as_the_registry_says() -> None:
+    (line,) = [line for line in text("van").splitlines() if line.startswith("| 384 x 384 |")]
+    assert line.startswith("| 384 x 384 | 1 | squash | bicubic | 0.485, 0.456, 0.406 | 0.229, 0.224, 0.225 | ")
+    assert "`van_b4.in22k_ft_in1k_384`" in line
 
 
 def test_weights_say_what_a_link_answered() -> None:

@@ -50,7 +50,7 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     """The documents of all views as one headless Chromium leaves them, each in a frame of its own."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        pytest.skip(f"no browser on this machine ({', '.join(BROWSERS)})")
+        pytest.skip(f"no browser on this machine ({', '.join(BROWSERS)}); Debian has it as chromium")
     folder, frames = tmp_path_factory.mktemp("zoo"), []
     for name, (width, address, acts) in VIEWS.items():
         send = f"setTimeout(() => parent.postMessage(['{name}', document.documentElement.outerHTML], '*'), 500);"
@@ -89,7 +89,7 @@ def test_a_browser_sorts_filters_and_plots(views: dict[str, Reader], models: lis
     assert sorted_by["text"] == "top-1, %"
 
 
-def test_clicks_and_keys_change_the_page(views: dict[str, Reader], models: list[dict[str, Any]]) -> None:
+def test_clicks_and_typed_numbers_change_the_page(views: dict[str, Reader], models: list[dict[str, Any]]) -> None:
     best = [m for m in models if (m["top1"] or 0) >= 87]
     assert shown(views["clicked"]) == [m["name"] for m in sorted(best, key=lambda m: -m["params"])]
 

@@ -18,6 +18,7 @@ def test_the_tables_are_up_to_date() -> None:
     [
         ("VAN-B2, Mask R-CNN: 46.4 box AP, 41.8 mask AP as published (arXiv 2202.09741), 46.2 M", "46.4 / 41.8"),
         ("VAN-B0, UPerNet: 41.1 mIoU at many scales (--tta) as published (arXiv 2202.09741)", "41.1 ms"),
+        ("CSWin-T, UPerNet: 49.3 mIoU, 50.7 at many scales (--tta) as published (arXiv 2107.00652)", "49.3 / 50.7 ms"),
         ("CSWin-T: 46.7 box AP in the paper's table (arXiv 2107.00652; not verified)", "46.7?"),
         ("SHViT-S4, UPerNet: no score published (arXiv 2401.16456)", "–"),
         ("L2ViT-T (arXiv 2501.16182): the score is in the paper's table, which was not read", "…"),
@@ -25,6 +26,12 @@ def test_the_tables_are_up_to_date() -> None:
 )
 def test_a_score_is_read_from_a_configs_head(head: str, score: str) -> None:
     assert docs.score_of(head) == score
+
+
+def test_every_score_at_many_scales_of_a_head_is_in_the_table() -> None:
+    said = [leaf for leaf in docs.leaves("ade20k") if "at many scales" in leaf.text]
+    assert said
+    assert [leaf.path.stem for leaf in said if not leaf.score.endswith(" ms")] == []
 
 
 def test_a_head_without_a_score_is_named() -> None:

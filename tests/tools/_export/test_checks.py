@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from small_networks import Scale
+from torch import nn
 from vertebra.backbones._errors import UserError
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._export.checks import TRIES, Check, compare, difference, run_pytorch
 from vertebra.tools._export.classifier import export
+from vertebra.tools._export.model import settle_norms
 
 
 class _LargeBatches(Scale):
@@ -87,3 +89,14 @@ def test_a_model_that_rounding_moves_on_every_image_is_refused_with_that_reason(
     with pytest.raises(UserError, match=f"rounding alone moves PyTorch's own answer on all of {TRIES} random images"):
         compare(model, answer, [run_pytorch("m", model, SHAPE)])
     assert len({images.sum().item() for images in asked}) == TRIES
+
+
+def test_norms_of_fresh_weights_get_the_statistics_of_noise() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    model.num_classes, model.pretrained_cfg = 4, {"input_size": (3, 64, 64)}
+    before = model(images := torch.randn(2, 3, 64, 64)).var((0, 2, 3))
+    settle_norms(Classifier("test_resnet", model))
+    assert not model.training
+    assert model[1].momentum == 0.1
+    assert (before - 1).abs().max() > 0.3
+    assert (model(images).var((0, 2, 3)) - 1).abs().max() < 0.1

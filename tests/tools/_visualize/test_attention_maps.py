@@ -20,6 +20,7 @@ FOUR = (1, 1, 1, 1)
 MODELS: dict[str, dict[str, Any]] = {
     "biformer_tiny": {"depths": FOUR},
     "biformer_stl": {"depths": FOUR},
+    "biformer_stl_nchw": {"depths": FOUR},
     "cswin_tiny": {"depths": FOUR},
     "davit_tiny_fused": {"depths": FOUR},
     "l2vit_tiny": {"depths": (2, 1, 1, 1)},
@@ -31,6 +32,7 @@ MODELS: dict[str, dict[str, Any]] = {
 SORTS = {
     "biformer_tiny": {"routing_attention", "global_attention"},
     "biformer_stl": {"routing_attention", "global_attention"},
+    "biformer_stl_nchw": {"routing_attention", "global_attention"},
     "cswin_tiny": {"window_attention", "global_attention"},
     "davit_tiny_fused": {"window_attention", "channel_attention"},
     "l2vit_tiny": {"window_attention", "linear_attention"},
