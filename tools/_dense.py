@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.utils import draw_segmentation_masks
 from vertebra.backbones._checkpoint import described, read_checkpoint
 from vertebra.backbones._errors import UserError
+from vertebra.tools._common import need
 from vertebra.tools._pictures import enlarged, find_font
 
 _SHARE = 0.005
@@ -182,8 +183,7 @@ def boxes_of(dense: Dense, found: Boxes, least: float) -> list[dict[str, Any]]:
 
 
 def _encoded(mask: Tensor | np.ndarray) -> dict[str, Any]:
-    from pycocotools import mask as coco
-
+    coco = need("pycocotools.mask", extra="export")
     found = coco.encode(np.asfortranarray(np.asarray(mask, dtype=np.uint8)))
     return {"size": [int(side) for side in found["size"]], "counts": found["counts"].decode()}
 
@@ -254,8 +254,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _with_mask(picture: Image.Image, mask: dict[str, Any], colour: tuple[int, ...]) -> Image.Image:
-    from pycocotools import mask as coco
-
+    coco = need("pycocotools.mask", extra="export")
     inside = Image.fromarray(255 * coco.decode(mask)).resize(picture.size, Image.Resampling.NEAREST)
     return Image.composite(Image.blend(picture, Image.new("RGB", picture.size, colour), 0.5), picture, inside)
 

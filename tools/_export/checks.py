@@ -95,8 +95,10 @@ def check_sizes(height: int, width: int) -> tuple[tuple[int, int, int], ...]:
     return *CHECKS, (1, height, width)
 
 
-def run_pytorch(name: str, model: nn.Module, shape: tuple[int, ...]) -> Expected:
+def run_pytorch(name: str, model: nn.Module, shape: tuple[int, ...], fixed: bool = False) -> Expected:
     """Images of a shape, the same ones every time, and the model's outputs on them, all on the CPU.
+
+    `fixed`: this is the one size that was asked for, so that no other is advised.
 
     Raises:
         UserError: the model does not take images of this size.
@@ -106,9 +108,8 @@ def run_pytorch(name: str, model: nn.Module, shape: tuple[int, ...]) -> Expected
         return images, _outputs(model, images)
     except (RuntimeError, AssertionError, ValueError) as error:
         size = "x".join(map(str, shape[2:]))
-        raise UserError(
-            f"{name} cannot run on an image of {size} ({first_line(error)}); --static HxW exports it for one size"
-        ) from error
+        advice = "" if fixed else "; --static HxW exports it for one size"
+        raise UserError(f"{name} cannot run on an image of {size} ({first_line(error)}){advice}") from error
 
 
 def _noise(shape: tuple[int, ...], seed: int = 0) -> Tensor:

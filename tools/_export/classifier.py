@@ -49,7 +49,7 @@ def export(
     channels, height, width = image_size(classifier, static)
     shapes = [(batch, channels, *(static or size)) for batch, *size in check_sizes(height, width)]
     with new_file(out) as temporary:
-        expected = [run_pytorch(classifier.name, model, shape) for shape in shapes]
+        expected = [run_pytorch(classifier.name, model, shape, static is not None) for shape in shapes]
         began = time.perf_counter()
         sides = (height, width) if static else (max(height, LEAST_SIDE), max(width, LEAST_SIDE))
         free = {0: "batch"} if static else FREE_SIZE

@@ -66,7 +66,7 @@ def export_dense(
     with new_file(out) as temporary:
         sizes = CHECKS if boxes else check_sizes(*_TRACED)
         shapes = [(1 if boxes else batch, 3, *(static or size)) for batch, *size in sizes]
-        expected = [] if boxes else [run_pytorch(kind, graph, shape) for shape in shapes]
+        expected = [] if boxes else [run_pytorch(kind, graph, shape, static is not None) for shape in shapes]
         began = time.perf_counter()
         image = torch.zeros(1 if boxes else 2, 3, *(static or _TRACED))
         options = {"custom_translation_table": translations()} if boxes else {}

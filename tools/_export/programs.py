@@ -117,7 +117,7 @@ def export(
     size = (channels, *(static or TRACED))
     shapes = [(batch, channels, *(static or side)) for batch, *side in check_sizes(*own)]
     with new_file(out) as temporary:
-        expected = [run_pytorch(classifier.name, model, shape) for shape in shapes]
+        expected = [run_pytorch(classifier.name, model, shape, static is not None) for shape in shapes]
         began = time.perf_counter()
         details = chosen.write(_Job(classifier.name, model, size, static is not None, text, temporary, device))
         seconds = time.perf_counter() - began

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from small_networks import Scale
 from torch import nn
@@ -45,6 +46,16 @@ def test_constant_outputs_are_compared_by_their_size_and_zeros_equal_zeros() -> 
     assert difference(torch.full((4,), 5.0 + 1e-6), torch.full((4,), 5.0)) < 1e-4
     assert difference(torch.full((4,), 5.1), torch.full((4,), 5.0)) > 1e-4
     assert difference(torch.full((4,), 1e-9), torch.zeros(4)) == np.inf
+
+
+@pytest.mark.parametrize(("static", "advised"), [(None, True), ((150, 150), False)])
+def test_a_fixed_size_is_advised_where_none_was_asked_for(
+    static: tuple[int, int] | None, advised: bool, tmp_path: Path
+) -> None:
+    model = Classifier("test_vit", timm.create_model("test_vit", num_classes=3))
+    with pytest.raises(UserError, match="test_vit cannot run on an image of") as refused:
+        export(model, tmp_path / "m.onnx", static=static)
+    assert ("--static" in str(refused.value)) is advised
 
 
 class _Chooses(Scale):

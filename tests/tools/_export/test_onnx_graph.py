@@ -37,6 +37,12 @@ def either(*inside: Any) -> list[Any]:
     return [always, helper.make_node("If", ["always"], ["answer"], then_branch=branch, else_branch=branch)]
 
 
+def test_a_file_that_is_no_valid_onnx_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", [helper.make_node("Relu", ["nowhere"], ["answer"])])
+    with pytest.raises(UserError, match="the exported file is no valid ONNX: "):
+        check_graph(path)
+
+
 def test_nodes_inside_of_branches_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", either(helper.make_node("Relu", ["image"], ["answer"])))
     assert check_graph(path) == (4, 18)
