@@ -31,7 +31,7 @@ class Row(Origin):
 
 
 def rows_of(
-    metrics: Mapping[str, Any], model: str, target: str, weights: str, data: str | Path | None, tta: bool, device: str
+    metrics: Mapping[str, Any], model: str, target: str, weights: str, data: str | None, options: str, device: str
 ) -> list[Row]:
     """The rows of an evaluation.
 
@@ -41,7 +41,7 @@ def rows_of(
         target: the config, or the model's name, as it was given.
         weights: the checkpoint, or `pretrained`.
         data: the folder, None for the config's own.
-        tta: whether each image was seen in several views.
+        options: those of the command line that change what is found.
         device: cpu, cuda or mps.
     """
     place = origin(device, torch.get_num_threads())
@@ -51,7 +51,7 @@ def rows_of(
             config=Path(target).stem if target.endswith(".py") else target,
             weights=weights if weights == PRETRAINED else Path(weights).name,
             data=Path(data).name if data else "",
-            options="--tta" if tta else "",
+            options=options,
             metric=metric,
             value=value,
             unit="share",

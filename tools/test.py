@@ -197,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  {key:<10}  {f'{value:.2%}' if key in scores else value}")
     print("\n".join(f"  {line}" for line in lines))
     if args.csv:
-        append(args.csv, rows_of(metrics, name, args.target, args.checkpoint, args.data, args.tta, device))
+        options = " ".join([*["--tta"] * args.tta, *args.cfg_options])
+        append(args.csv, rows_of(metrics, name, args.target, args.checkpoint, args.data, options, device))
     if args.out:
         out = Path(args.out)
         write_whole(out, (json.dumps(metrics, indent=2) + "\n").encode())

@@ -128,14 +128,13 @@ def draw(
 
 def _check_options(args: argparse.Namespace, chosen: Mapping[str, list[Any]]) -> None:
     """Refuse options that change nothing in what is drawn."""
-    of_places = ("attention", "routes", "windows")
     for option, given, kinds in (
         ("--head", args.head, ("attention",)),
         ("--class", args.target, ("cam",)),
-        ("--at", args.at, of_places),
+        ("--at", args.at, ("attention", "routes", "windows")),
     ):
         if given is not None and not {*kinds} & {*chosen}:
-            raise UserError(f"{option} {given} is for --kind {' and '.join(kinds)}; drawn is {', '.join(chosen)} alone")
+            raise UserError(f"{option} {given} is for --kind {' or '.join(kinds)}; drawn would be {', '.join(chosen)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -214,9 +214,9 @@ REFUSED = {
     "van_b0 --at 20,150": "--at is 20,150, which the model does not see; it takes x from ",
     "van_b0 --at middle": "--at is 'middle'; it takes X,Y in pixels of the picture, 200,150 say",
     "van_b0 --class bird": "--class is 'bird'; van_b0 takes numbers from 0 to 3, or labels as 'cat'",
-    "van_b0 --kind erf --head 1": "--head 1 is for --kind attention; drawn is erf alone",
-    "van_b0 --kind erf --class cat": "--class cat is for --kind cam; drawn is erf alone",
-    "van_b0 --at 200,150": "--at 200,150 is for --kind attention and routes and windows; drawn is cam, erf alone",
+    "van_b0 --kind erf --head 1": "--head 1 is for --kind attention; drawn would be erf",
+    "van_b0 --kind erf --class cat": "--class cat is for --kind cam; drawn would be erf",
+    "van_b0 --at 200,150": "--at 200,150 is for --kind attention or routes or windows; drawn would be cam, erf",
     "van_b0 --samples 0": "--samples is 0; it takes 1 or more",
 }
 

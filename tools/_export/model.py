@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from vertebra import __version__
 from vertebra.backbones._errors import UserError
 from vertebra.tools._classifier import Classifier, require_classes
@@ -69,21 +70,8 @@ def settle_norms(classifier: Classifier, static: tuple[int, int] | None = None) 
     With their initial ones they do nothing, and in a deep network numbers grow until rounding decides on the answer:
     two runtimes could not be compared.
     """
-    model = classifier.model
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean of all there is
-    device = next(model.parameters()).device
-    model.train()
-    with torch.no_grad():
-        model(torch.randn(2, *image_size(classifier, static)).to(device))
-    model.eval()
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
+    device = next((p.device for p in classifier.model.parameters()), None)
+    update_bn([torch.randn(2, *image_size(classifier, static))], classifier.model, device)
 
 
 def metadata(classifier: Classifier, features: bool, input_size: tuple[int, ...]) -> dict[str, Any]:
