@@ -13,7 +13,7 @@ BACKBONE = "test_resnet"  # of timm: four stages at strides 4 to 32, and a hundr
 
 def small_detector(head: str, backbone: str = BACKBONE) -> Any:
     """A seeded detector in eval mode, whose boxes have scores all over the range."""
-    return _spread(_built(head, backbone))
+    return spread(_built(head, backbone))
 
 
 def small_segmenter(head: str, backbone: str = BACKBONE, **preprocessing: Any) -> Any:
@@ -34,8 +34,11 @@ def _built(head: str, backbone: str, **preprocessing: Any) -> Any:
     return build(config).eval()
 
 
-def _spread(model: Any) -> Any:
-    """Fresh weights give all anchors about one score: what is first and what is suppressed would be chance."""
+def spread(model: Any) -> Any:
+    """The model itself with scores far apart.
+
+    Fresh weights give all anchors about one score: what is first and what is suppressed would be chance.
+    """
     draw = torch.Generator().manual_seed(1)
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and name.rpartition(".")[2] in ("rpn_cls", "retina_cls", "fc_cls"):

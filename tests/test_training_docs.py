@@ -25,6 +25,7 @@ from vertebra.engine.data import build_loader
 from vertebra.engine.optim import without_amp
 from vertebra.engine.runner import VertebraRunner
 from vertebra.tools import benchmark, infer, make_dataset, plot, test, train
+from vertebra.tools._common import parse_changes
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -100,7 +101,7 @@ def is_read(config: Config, key: str) -> bool:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_the_page_changes_something_that_is_read(option: str) -> None:
-    config, changes = read_config("imagenet/van/van_b0"), train.parse_changes([option])
+    config, changes = read_config("imagenet/van/van_b0"), parse_changes([option])
     (key,) = changes
     top, _, rest = key.partition(".")
     known = is_read(config, key)
@@ -120,7 +121,7 @@ def test_every_option_of_the_page_changes_something_that_is_read(option: str) ->
 def test_the_other_kind_of_clipping_is_understood() -> None:
     assert CLIPPING == ["type=agc"]
     config = read_config("imagenet/van/van_b0")
-    change(config, train.parse_changes([f"optim_wrapper.clip_grad.{CLIPPING[0]}"]))
+    change(config, parse_changes([f"optim_wrapper.clip_grad.{CLIPPING[0]}"]))
     config.model.depths = (1, 1, 1, 1)
     build_optim_wrapper(MODELS.build(config.model), config.optim_wrapper)
 

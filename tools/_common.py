@@ -1,6 +1,7 @@
 """What every command line shares: its parser, its device, its exit codes and how it says that something is wrong."""
 
 import argparse
+import ast
 import errno
 import importlib
 import os
@@ -10,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vertebra import __version__
 from vertebra.backbones._errors import Interrupted, UserError
@@ -40,6 +41,25 @@ def make_parser(name: str, description: str, example: str) -> argparse.ArgumentP
     )
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one)")
     return parser
+
+
+def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """The option that changes a config, with an `example` of a key and its value."""
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V", help=f"change the config: {example} ...")
+
+
+def parse_changes(options: Sequence[str]) -> dict[str, Any]:
+    """`k=v` words as a dictionary; values are Python literals, and text where they are none."""
+    changes: dict[str, Any] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not key:
+            raise UserError(f"--cfg-options takes key=value, not {option!r}")
+        try:
+            changes[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            changes[key] = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    return changes
 
 
 def usable_cores() -> int:

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 from PIL import Image
 from vertebra.backbones._errors import UserError
 from vertebra.tools import export_onnx, infer, make_dataset, test, train
-from vertebra.tools._common import make_parser, run_tool
+from vertebra.tools._common import add_cfg_options, make_parser, run_tool
 
 CONFIG = "demo/van_b0_digits"
 SHEET_COLUMNS, SHEET_ROWS = 6, 4
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser("demo", __doc__, "vertebra demo")
     parser.add_argument("--out", default="work_dirs/demo", metavar="DIR", help="where everything is left")
     parser.add_argument("--data", default="data/digits", metavar="DIR", help="where the data is made")
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config")
+    add_cfg_options(parser, "train_cfg.max_epochs=2")
     return parser
 
 

@@ -30,7 +30,15 @@ import torch
 from vertebra.backbones._errors import UserError
 from vertebra.kernels.dispatch import VARIABLE
 from vertebra.tools._classifier import PRETRAINED, Classifier, imagenet_labels, load_classifier
-from vertebra.tools._common import make_parser, need, parse_size, pick_device, run_tool
+from vertebra.tools._common import (
+    add_cfg_options,
+    make_parser,
+    need,
+    parse_changes,
+    parse_size,
+    pick_device,
+    run_tool,
+)
 from vertebra.tools._export import programs
 from vertebra.tools._export.classifier import OnnxReport, export
 from vertebra.tools._export.files import check_target, tell_leftovers
@@ -84,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--all", action="store_true", help="export every name of vertebra, or those that NAME means to `vertebra list`")
     add("--family", metavar="A,B", help="with --all: names of these families")
+    add_cfg_options(parser, "model.test_cfg.mode=whole")
     return parser
 
 
@@ -151,6 +160,8 @@ def _check_options(args: argparse.Namespace) -> None:
     others = [option for option in ("all", "fp16", "int8", "csv") if getattr(args, option)]
     if args.format != "onnx" and others:
         raise UserError(f"--{others[0]} is for ONNX files, and --format {args.format} writes another kind")
+    if args.all and args.cfg_options:
+        raise UserError(f"--cfg-options {' '.join(args.cfg_options)} changes a config, and --all has names of models")
     if args.family and not args.all:
         raise UserError(f"--family {args.family} chooses names for --all; without it, NAME is accepted")
     if args.int8 and not args.calibrate:
@@ -187,15 +198,18 @@ def _load(args: argparse.Namespace, device: torch.device) -> "Classifier | Dense
     """The classifier of a name, or the model of a config; mm* packages are needed for a config alone."""
     name, checkpoint = args.name, args.checkpoint
     if "/" not in name and not name.endswith(".py"):
+        if args.cfg_options:
+            raise UserError(f"--cfg-options changes a config, and {name} is a model; a config is accepted")
         return load_classifier(name, checkpoint, device=device)
     need("mmengine", extra="train")
     need("cv2", extra="train")
     import vertebra.engine  # noqa: F401  registers what configs name
     from mmengine.registry import MODELS
-    from vertebra.engine.config import check_model, read_config
+    from vertebra.engine.config import change, check_model, read_config
     from vertebra.engine.dense_config import is_dense
 
     config = read_config(name)
+    change(config, parse_changes(args.cfg_options))
     check_model(config)
     if is_dense(config):
         need("mmcv", extra="mm")
@@ -206,6 +220,11 @@ def _load(args: argparse.Namespace, device: torch.device) -> "Classifier | Dense
     if "model_name" not in config.model:
         raise UserError(f"config {name} is of a {config.model.get('type')}; models with a backbone can be exported")
     if checkpoint is not None:
+        if args.cfg_options:
+            asked = " ".join(args.cfg_options)
+            raise UserError(
+                f"--cfg-options {asked} would change nothing: {checkpoint} brings the options of its own model"
+            )
         return load_classifier(config.model.model_name, checkpoint, device=device)
     for option in _OF_TRAINING:  # what a training starts from would be fetched, and is not what was asked for
         config.model.pop(option, None)

@@ -18,9 +18,9 @@ from vertebra.backbones._files import write_whole
 from vertebra.backbones._names import check_model_name
 from vertebra.tools._accuracy import Row, rows_of, shares
 from vertebra.tools._classifier import PRETRAINED, load_classifier
-from vertebra.tools._common import make_parser, need, run_tool, versions
+from vertebra.tools._common import add_cfg_options, make_parser, need, parse_changes, run_tool, versions
 from vertebra.tools._results import append, check_csv
-from vertebra.tools.train import choose_device, parse_changes
+from vertebra.tools.train import choose_device
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--csv", type=Path, metavar="F", help="append a row for each score, to results/accuracy.csv say")
     add("--tta", action="store_true", help="see each image in several views, scaled and flipped, and predict from all")
     add("--batch-size", type=int, metavar="N", help="images at a time (default: the config's, 64 for a name)")
-    add("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config")
+    add_cfg_options(parser, "model.test_cfg.mode=slide")
     return parser
 
 

@@ -1,7 +1,6 @@
 """Train a model from a config, or go on with a run that was ended."""
 
 import argparse
-import ast
 import contextlib
 import os
 import re
@@ -19,7 +18,7 @@ if __name__ == "__main__":
 from vertebra.backbones._errors import UserError
 from vertebra.kernels.dispatch import BackendError
 from vertebra.tools import _pretraining
-from vertebra.tools._common import make_parser, need, run_tool
+from vertebra.tools._common import add_cfg_options, make_parser, need, parse_changes, run_tool
 
 _AUTO = "auto"
 _LOGS = re.compile(r"\d{8}_\d{6}")  # mmengine's folders of one run's logs
@@ -38,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--amp", choices=("bf16", "fp16"), help="mixed precision")
     add("--compile", action="store_true", help="run the model through torch.compile")
     add("--nan-guard", action="store_true", help="end at the first NaN or Inf and name its module; slows the run")
-    add("--cfg-options", nargs="+", default=[], metavar="K=V", help="change the config: train_cfg.max_epochs=5 ...")
+    add_cfg_options(parser, "train_cfg.max_epochs=5")
     add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes")
     add("--loggers", metavar="A,B", help="tensorboard, wandb, mlflow: these alone beside JSON lines")
     return parser
@@ -49,20 +48,6 @@ def seed_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"the seed is {text!r}; a whole number from 0 up is accepted")
     return int(text)
-
-
-def parse_changes(options: Sequence[str]) -> dict[str, Any]:
-    """`k=v` words as a dictionary; values are Python literals, and text where they are none."""
-    changes: dict[str, Any] = {}
-    for option in options:
-        key, equals, text = option.partition("=")
-        if not equals or not key:
-            raise UserError(f"--cfg-options takes key=value, not {option!r}")
-        try:
-            changes[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            changes[key] = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    return changes
 
 
 def choose_device(name: str | None) -> str:

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from vertebra.backbones._errors import UserError
 from vertebra.engine.config import change, check_model, read_config
-from vertebra.tools.train import parse_changes
+from vertebra.tools._common import parse_changes
 
 LEAF = "ade20k/upernet_160k"
 

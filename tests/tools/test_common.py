@@ -13,8 +13,7 @@ from vertebra.backbones._errors import Interrupted, UserError
 from vertebra.backbones._names import did_you_mean
 from vertebra.kernels.depthwise_conv import depthwise_conv
 from vertebra.tools import _cli
-from vertebra.tools._common import need, pick_device, run_tool
-from vertebra.tools.train import parse_changes
+from vertebra.tools._common import need, parse_changes, pick_device, run_tool
 
 
 def ending_with(error: BaseException) -> int:

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import vertebra
+from onnx_files import assert_close, free_axes, run
 from safetensors.torch import save_file
 from small_networks import Scale
 from vertebra.backbones._errors import UserError
@@ -41,16 +42,6 @@ def exported(small: Classifier, tmp_path_factory: pytest.TempPathFactory) -> tup
     out = tmp_path_factory.mktemp("export") / "new" / "van.onnx"
     small.model.train()
     return out, export(small, out)
-
-
-def run(path: Path, images: torch.Tensor) -> list[torch.Tensor]:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(x) for x in session.run(None, {"image": images.numpy()})]
-
-
-def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= 1e-4 * expected.std()
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -84,6 +75,8 @@ def test_reports_the_largest_difference_at_three_sizes_and_batch_sizes_one_of_th
     assert [check.shape for check in report.checks] == [(3, 3, 171, 259), (2, 3, 203, 333), (1, 3, 64, 64)]
     assert 0 < report.difference <= 1e-4
     assert f"{report.difference:.1e}" in str(report)
+    assert "free batch, height and width" in str(report)
+    assert free_axes(out) == [0, 2, 3]
     assert (report.file, report.data_file, report.outputs) == (out, None, ("logits",))
 
 
@@ -145,6 +138,7 @@ def test_model_of_one_size_exports_at_that_size(tmp_path: Path) -> None:
     report = export(vit, tmp_path / "vit.onnx", static=(160, 160))
     assert [check.shape for check in report.checks] == [(3, 3, 160, 160), (2, 3, 160, 160), (1, 3, 160, 160)]
     assert "fixed size" in str(report)
+    assert free_axes(tmp_path / "vit.onnx") == [0]
 
 
 def test_command_exports_a_checkpoint_and_prints_its_report_alone(
@@ -231,6 +225,10 @@ class _Noisy(Scale):
     [
         (["van_b00", "--out", "m.onnx"], "no model 'van_b00' in timm or vertebra. Did you mean van_b0"),
         (["van_b0", "--out", "m.onnx", "--static", "224"], "'224' is not a size"),
+        (
+            ["van_b0", "--out", "m.onnx", "--cfg-options", "a=1"],
+            "--cfg-options changes a config, and van_b0 is a model",
+        ),
         (["van_b0", "--out", "m.onnx", "--static", "0x64"], "'0x64' is not a size"),
         (["van_b0", "--out", "m.onnx", "--opset", "17"], "--opset 17 cannot be written; from 18 to"),
         (["van_b0", "--out", "m.onnx", "--opset", "999"], "--opset 999 cannot be written; from 18 to"),

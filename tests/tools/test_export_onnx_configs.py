@@ -6,14 +6,15 @@ import pytest
 import torch
 from vertebra.tools import export_onnx
 from vertebra.tools._classifier import Classifier
+from vertebra.tools._common import run_tool
 
 pytest.importorskip("mmengine")
 
 
-def load(path: Path, text: str) -> Classifier:
+def load(path: Path, text: str, *options: str) -> Classifier:
     """What `export_onnx` makes of a config with this text."""
     path.write_text(text)
-    args = export_onnx.build_parser().parse_args([str(path), "--out", "m.onnx"])
+    args = export_onnx.build_parser().parse_args([str(path), "--out", "m.onnx", *options])
     found = export_onnx._load(args, torch.device("cpu"))
     assert isinstance(found, Classifier)
     return found
@@ -29,6 +30,33 @@ def test_config_gives_its_labels_options_and_size_and_fetches_no_weights(tmp_pat
     assert (found.name, found.labels, found.options["depths"]) == ("van_b0", list("0123456789"), (1, 1, 1, 1))
     assert (found.data["input_size"], found.data["crop_pct"]) == ((3, 64, 64), 1.0)
     assert not found.model.training
+
+
+def test_options_change_the_config(tmp_path: Path) -> None:
+    options = ("--cfg-options", "model.depths=(1,1,1,1)", "model.num_classes=7")
+    found = load(tmp_path / "mine.py", '_base_ = "imagenet/van/van_b0"\n', *options)
+    assert (found.options["depths"], found.model.num_classes) == ((1, 1, 1, 1), 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["imagenet/van/van_b0", "--out", "m.onnx", "--cfg-options", "model.dephts=1"], "nothing reads 'dephts' there"),
+        (["imagenet/van/van_b0", "--out", "m.onnx", "--cfg-options", "depths"], "takes key=value, not 'depths'"),
+        (
+            ["imagenet/van/van_b0", "--out", "m.onnx", "--checkpoint", "w.pth", "--cfg-options", "model.num_classes=7"],
+            "--cfg-options model.num_classes=7 would change nothing: w.pth brings the options of its own model",
+        ),
+        (["--all", "--out", "out", "--cfg-options", "model.num_classes=7"], "and --all has names of models"),
+    ],
+)
+def test_options_that_go_nowhere_are_refused(
+    options: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_tool(export_onnx.main, options) == 2
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_config_of_imagenet_names_its_classes_as_the_model_alone_does(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,6 +101,35 @@ def test_folder_can_be_fine_tuned_with_another_number_of_classes(published: Path
 
 def test_every_file_can_be_read_by_whom_the_folder_is_shared_with(published: Path) -> None:
     assert len({path.stat().st_mode for path in published.iterdir()}) == 1
+
+
+def test_timms_own_code_for_the_hub_would_push_the_same_model(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Api:
+        """In the place of the Hub: keeps what would be sent."""
+
+        def __init__(self, **_: Any) -> None: ...
+
+        def create_repo(self, repo_id: str, **_: Any) -> Any:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def file_exists(self, **_: Any) -> bool:
+            return True  # the card that `hf upload` sent before
+
+        def upload_folder(self, *, folder_path: str, **_: Any) -> None:
+            shutil.copytree(folder_path, tmp_path / "sent")
+
+    monkeypatch.setattr("timm.models._hub.HfApi", Api)
+    monkeypatch.setattr("timm.models._hub.has_hf_hub", lambda necessary=False: True)
+    model = load(published)
+    timm.models.push_to_hf_hub(model, "me/van", safe_serialization=True)
+    again = load(tmp_path / "sent")
+    with torch.inference_mode():
+        assert torch.equal(again(noise(2, 3, 77, 110)), model(noise(2, 3, 77, 110)))
+    ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (published, tmp_path / "sent"))
+    assert theirs["pretrained_cfg"] == ours["pretrained_cfg"]
+    assert (theirs["architecture"], theirs["model_args"]) == (ours["architecture"], ours["model_args"])
 
 
 # ---- the card

@@ -36,10 +36,8 @@ def licence(family: Family) -> dict[str, str]:
 
 
 def data_sets(family: Family) -> list[str]:
-    """What the weights were trained on, by their tags, and what the configs' scores are of."""
-    found = {name for row in family.rows for name in data_of_tag(row.tag)}
-    scored = {"coco": family.detectors, "ade20k": family.segmenters}
-    return sorted(found) + [name for name, leaves in scored.items() if leaves]
+    """What the weights were trained on, by their tags; the data that scores are of stands with the scores."""
+    return sorted({name for row in family.rows for name in data_of_tag(row.tag)})
 
 
 def base_models(family: Family) -> list[str]:

@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo, create_transform
 from torch import Tensor
 from vertebra.backbones._errors import UserError
 from vertebra.tools._classifier import Classifier
-from vertebra.tools._export.checks import first_line
+from vertebra.tools._export.checks import first_line, noise
 from vertebra.tools._export.onnx_graph import answers
 from vertebra.tools.infer import find_images, read_images
 
@@ -131,15 +131,10 @@ def measure(
     return Accuracy(len(differences), sum(differences) / len(differences), **_shares(votes))
 
 
-def noise(*shape: int) -> Tensor:
-    """Images (B, C, H, W) of normally distributed noise, the same ones every time."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
 def check_numbers(path: Path, shape: tuple[int, ...]) -> None:
     """UserError where ONNX Runtime cannot run a file on images (B, C, H, W) of noise, or its answers overflow."""
     try:
-        found = answers(path)(noise(*shape))
+        found = answers(path)(noise(shape))
     except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
         raise UserError(f"ONNX Runtime cannot run the reduced file: {first_line(error)}") from error
     _check_finite(found)

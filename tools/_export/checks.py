@@ -11,7 +11,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,11 +30,17 @@ TRIES = 5
 NUDGE, NUDGES = 3e-7, 8
 """How far weights are moved to look like rounding (float32 keeps 6e-8), and how many times."""
 
+STATIC_HINT = "; --static HxW may do where a free size does not"
+"""What a sentence about a file of free sizes ends with."""
+
 Expected = tuple[Tensor, list[Tensor]]
 """Images (B, C, H, W) and what the model answers to them."""
 
 Answer = Callable[[Tensor], Sequence[Tensor]]
 """A runtime with an exported file: images (B, C, H, W) -> its outputs."""
+
+Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], float]
+"""How far the outputs found are from those expected; infinite where they cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,12 @@ class Check:
     """Images of this shape, before these, of which rounding decides what the model answers."""
 
     def __str__(self) -> str:
-        others = f"  ({self.passed_over} passed over, since rounding decides there what the model chooses)"
-        return f"  {'x'.join(map(str, self.shape)):>14}  {self.difference:.1e}{others if self.passed_over else ''}"
+        return f"  {'x'.join(map(str, self.shape)):>14}  {self.difference:.1e}{told(self.passed_over)}"
+
+
+def told(passed_over: int) -> str:
+    """The images that a comparison passed over, to be read after its result; nothing where there are none."""
+    return f"  ({passed_over} passed over, since rounding decides there what the model chooses)" if passed_over else ""
 
 
 @dataclass(frozen=True)
@@ -103,16 +113,17 @@ def run_pytorch(name: str, model: nn.Module, shape: tuple[int, ...], fixed: bool
     Raises:
         UserError: the model does not take images of this size.
     """
-    images = _noise(shape)
+    images = noise(shape)
     try:
         return images, _outputs(model, images)
     except (RuntimeError, AssertionError, ValueError) as error:
         size = "x".join(map(str, shape[2:]))
-        advice = "" if fixed else "; --static HxW exports it for one size"
-        raise UserError(f"{name} cannot run on an image of {size} ({first_line(error)}){advice}") from error
+        hint = "" if fixed else STATIC_HINT
+        raise UserError(f"{name} cannot run on an image of {size} ({first_line(error)}){hint}") from error
 
 
-def _noise(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+def noise(shape: Sequence[int], seed: int = 0) -> Tensor:
+    """Images (B, C, H, W) of normally distributed noise, the same ones every time."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -135,7 +146,7 @@ def _full_float32() -> Iterator[None]:
 
 
 def compare(
-    model: nn.Module, answer: Answer, expected: Sequence[Expected], runtime: str = "ONNX Runtime"
+    model: nn.Module, answer: Answer, expected: Sequence[Expected], runtime: str = "ONNX Runtime", fixed: bool = False
 ) -> list[Check]:
     """A runtime's answers against a model's.
 
@@ -144,48 +155,73 @@ def compare(
         answer: the runtime, with the exported file.
         expected: what `run_pytorch` returned of the model, a pair for each size.
         runtime: who answers, for the sentences.
+        fixed: as of `run_pytorch`.
 
     Raises:
         UserError: the runtime fails, or differs by more than the tolerance.
     """
-    try:
-        checks = [_check(model, answer, *pair) for pair in expected]
-    except UserError:
-        raise
-    except Exception as error:  # runtimes raise classes of their own, without a common base
-        raise UserError(f"{runtime} cannot run the exported file: {first_line(error)}") from error
+    checks, hint = [], "" if fixed else STATIC_HINT
+    for images, outputs in expected:
+        try:
+            far, _, passed_over = settled_distance(model, answer, (images, outputs), _largest, TOLERANCE)
+        except UserError:
+            raise
+        except Exception as error:  # runtimes raise classes of their own, without a common base
+            raise UserError(f"{runtime} cannot run the exported file: {first_line(error)}{hint}") from error
+        checks.append(Check(tuple(images.shape), far, passed_over))
     worst = max(checks, key=lambda check: check.difference)
     if not worst.difference <= TOLERANCE:
         shape = "x".join(map(str, worst.shape))
-        unsettled = f"; rounding alone moves PyTorch's own answer on all of {TRIES} random images"
         raise UserError(
             f"{runtime} differs from PyTorch by {worst.difference:.1e} of the output's standard deviation at {shape}, "
-            f"more than {TOLERANCE:.0e}{unsettled if worst.passed_over == TRIES else ''}: nothing was written"
+            f"more than {TOLERANCE:.0e}{unsettled(worst.passed_over)}: nothing was written{hint}"
         )
     return checks
 
 
-def _check(model: nn.Module, answer: Answer, images: Tensor, expected: Sequence[Tensor]) -> Check:
-    """The comparison of one size, on other images where the model is not settled on these."""
-    shape = tuple(images.shape)
+def unsettled(passed_over: int) -> str:
+    """What a refusal adds where rounding decided on every image; nothing where there was a settled one."""
+    reason = f"; rounding alone moves PyTorch's own answer on all of {TRIES} random images"
+    return reason if passed_over == TRIES else ""
+
+
+def settled_distance(
+    model: nn.Module, answer: Answer, expected: Expected, distance: Distance, most: float
+) -> tuple[float, Sequence[Tensor], int]:
+    """How far a runtime is from a model, on other images of that shape where the model is not settled on these.
+
+    Args:
+        model: who answered in PyTorch.
+        answer: the runtime.
+        expected: what `run_pytorch` returned of the model.
+        distance: between the outputs of both.
+        most: what the distance may be.
+
+    Returns:
+        The distance, the model's outputs that it is from, and how many images were passed over: `TRIES` where the model
+        is settled on none.
+    """
+    images, outputs = expected
     for passed_over in range(TRIES):
         if passed_over:
-            images = _noise(shape, seed=passed_over)
-            expected = _outputs(model, images)
-        check = Check(shape, _largest(answer(images), expected), passed_over)
-        may_be_rounding = TOLERANCE < check.difference < math.inf
-        if not may_be_rounding or is_settled(model, images, expected):
-            return check
-    return replace(check, passed_over=TRIES)
+            images = noise(images.shape, seed=passed_over)
+            outputs = _outputs(model, images)
+        far = distance(answer(images), outputs)
+        may_be_rounding = most < far < math.inf
+        if not may_be_rounding or is_settled(model, images, outputs, distance, most):
+            return far, outputs, passed_over
+    return far, outputs, TRIES
 
 
-def is_settled(model: nn.Module, images: Tensor, outputs: Sequence[Tensor]) -> bool:
-    """Whether `outputs` stay within half the tolerance where each weight is moved by about what rounding may.
+def is_settled(model: nn.Module, images: Tensor, outputs: Sequence[Tensor], distance: Distance, most: float) -> bool:
+    """Whether `outputs` stay within half of `most` where each weight is moved by about what rounding may.
 
     Args:
         model: in eval mode; it stays as it is.
         images: (B, C, H, W).
         outputs: what the model answers to them.
+        distance: between two answers.
+        most: what the distance of a runtime may be.
     """
     generator = torch.Generator().manual_seed(0)
     for _ in range(NUDGES):
@@ -193,7 +229,7 @@ def is_settled(model: nn.Module, images: Tensor, outputs: Sequence[Tensor]) -> b
         with torch.no_grad():
             for weight in nudged.parameters():
                 weight.mul_(1 + NUDGE * (2 * torch.rand(weight.shape, generator=generator) - 1).to(weight.device))
-        if not _largest(_outputs(nudged, images), outputs) <= TOLERANCE / 2:
+        if not distance(_outputs(nudged, images), outputs) <= most / 2:
             return False
     return True
 

@@ -27,8 +27,8 @@ def _of_segmenter(model: Any) -> Iterator[str]:
         )
     if model.test_cfg.get("mode", "whole") != "whole":
         yield (
-            "that slides windows over an image (test_cfg.mode='slide') has no graph of one run: test_cfg.mode='whole' "
-            "can be exported"
+            f"that slides windows over an image (test_cfg.mode={model.test_cfg.mode!r}) has no graph of one run: "
+            "--cfg-options model.test_cfg.mode=whole exports it for images at once"
         )
 
 

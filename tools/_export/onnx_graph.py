@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from vertebra.backbones._errors import UserError
 from vertebra.tools._common import need
-from vertebra.tools._export.checks import first_line
+from vertebra.tools._export.checks import STATIC_HINT, first_line
 from vertebra.tools._export.files import data_file
 from vertebra.tools._export.onnx_rules import quick_rules
 from vertebra.tools._export.quiet import quiet
@@ -78,7 +78,7 @@ def trace(
                 **options,
             )
     except Exception as error:  # the exporter runs the whole compiler: anything can come out of it
-        hint = "; --static HxW may do where a free size does not" if len(free) > 1 else ""
+        hint = STATIC_HINT if len(free) > 1 else ""
         raise UserError(f"{name} cannot be exported: {first_line(error.__cause__ or error)}{hint}") from error
     if _bytes_of_constants(program.model) > _NEEDLESS * own:
         with contextlib.suppress(Exception):  # the file is only larger than it must be

@@ -68,9 +68,14 @@ def to_int8(source: Path, target: Path, batches: Sequence[Tensor]) -> Path | Non
 
     Returns:
         The file with the weights, where one file would be too large.
+
+    Raises:
+        UserError: no product of the file has a weight.
     """
     onnx = check_packages()
-    large = bytes_of(source) > ONE_FILE_LIMIT
+    large, products = bytes_of(source) > ONE_FILE_LIMIT, _weighted(onnx.load(source, load_external_data=False))
+    if not products:  # ONNX Runtime takes an empty list for all there are
+        raise UserError(f"--int8: none of the network's {', '.join(_QUANTISED)} has a weight to be made smaller")
     with quiet(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
         from onnxruntime.quantization import QuantFormat, quantize_static
 
@@ -81,7 +86,7 @@ def to_int8(source: Path, target: Path, batches: Sequence[Tensor]) -> Path | Non
             _reader(batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_QUANTISED,
-            nodes_to_quantize=_weighted(onnx.load(source, load_external_data=False)),
+            nodes_to_quantize=products,
             per_channel=True,
             use_external_data_format=large,
         )

@@ -31,7 +31,7 @@ from vertebra.backbones._errors import UserError
 from vertebra.tools._benchmark.worker import why_not_compiled
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._export import program_worker
-from vertebra.tools._export.checks import Report, check_sizes, compare, first_line, run_pytorch
+from vertebra.tools._export.checks import STATIC_HINT, Report, check_sizes, compare, first_line, run_pytorch
 from vertebra.tools._export.files import check_target, new_file
 from vertebra.tools._export.model import FeatureMaps, image_size, metadata, with_names
 from vertebra.tools._export.quiet import quiet
@@ -41,8 +41,6 @@ METADATA = "vertebra.json"
 
 TRACED = (192, 256)
 """Height and width that a free size is traced with: no map has a side of one pixel, which would stay one for ever."""
-
-STATIC_HINT = "; --static HxW may do where a free size does not"
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def export(
             """What is known, since a process takes seconds to start, or what another process finds."""
             return known.get(id(images)) or _run_fresh(kind, temporary, [images], device, hint)[0]
 
-        checks = compare(model, answer, expected, chosen.runtime)
+        checks = compare(model, answer, expected, chosen.runtime, fixed=static is not None)
         megabytes = temporary.stat().st_size / 1e6
     return Report(out, None, details, megabytes, seconds, tuple(names), static is None, checks, chosen.runtime)
 

@@ -14,11 +14,10 @@ from vertebra.tools._export.accuracy import (
     check_numbers,
     find_samples,
     measure,
-    noise,
     share_out,
     spread,
 )
-from vertebra.tools._export.checks import CHECKS
+from vertebra.tools._export.checks import CHECKS, noise
 from vertebra.tools._export.classifier import OnnxReport, export
 from vertebra.tools._export.files import HIDDEN, check_target, new_file
 from vertebra.tools._export.model import image_size
@@ -70,7 +69,7 @@ def export_reduced(
             data_file = to_int8(full, temporary, tried)
             how = f"int8, scales from {sum(map(len, tried))} images of {calibrate}"
         else:
-            largest = largest_value(full, [noise(2, *size), *tried])
+            largest = largest_value(full, [noise((2, *size)), *tried])
             data_file = to_half(full, temporary)
             how = f"float16, numbers up to {largest:.3g} of {HALF_LIMIT}"
         seconds = report.seconds + time.perf_counter() - began

@@ -12,7 +12,7 @@ from vertebra.engine.config import change, read_config
 from vertebra.tools import benchmark
 from vertebra.tools._benchmark import demos
 from vertebra.tools._benchmark.demos import DEMOS, FAMILIES, SEEDS, Row, measure, table
-from vertebra.tools.train import parse_changes
+from vertebra.tools._common import parse_changes
 
 RESULTS = Path(vertebra.__file__).parent / "results"
 LEARNING = RESULTS / "learning.csv"

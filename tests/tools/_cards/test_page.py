@@ -5,24 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from cards import FAMILIES, KEYS, text
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import EvalResult
 from vertebra.tools import list as tool
 from vertebra.tools._cards import facts
 from vertebra.tools._cards import page as card_page
-from vertebra.tools._cards.facts import ROOT, Family, families
+from vertebra.tools._cards.facts import ROOT, Family
 from vertebra.tools._cards.header import base_models, licence, scores
+from vertebra.tools._cards.hub import data_of_tag
 from vertebra.tools._cards.links import Seen
 from vertebra.tools._cards.page import page
 from vertebra.tools._cards.weights import citation, weights
 from vertebra.tools._docs.detection import Leaf, sources_of
-
-FAMILIES = {family.key: family for family in families()}
-KEYS = [*FAMILIES]
-
-
-def text(key: str) -> str:
-    return (ROOT / "model_cards" / f"{key}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -30,7 +25,9 @@ def test_the_hub_reads_the_front_matter_and_writes_it_again(key: str, tmp_path: 
     own, card = FAMILIES[key], ModelCard.load(ROOT / "model_cards" / f"{key}.md", ignore_metadata_errors=False)
     data, results = card.data, card.data.eval_results or []
     assert (data.model_name, data.library_name) == (own.title, "timm")
-    assert "imagenet-1k" in data.datasets
+    trained_on = {name for row in own.rows for name in data_of_tag(row.tag)}
+    assert "imagenet-1k" in trained_on
+    assert data.datasets == sorted(trained_on), "what the weights saw; scores on other data have their place in results"
     assert all(isinstance(result, EvalResult) and result.source_url and not result.verified for result in results)
     published = {f"{facts.full_name(row)}: top-1": row.top1 for row in own.rows if row.top1 is not None}
     accuracy = {each.metric_name[: -len(" accuracy in percent, as published")]: each.metric_value for each in results}

@@ -1,69 +1,25 @@
-"""docs/zoo/index.html in a headless Chromium: it sorts, filters and plots, and fits a narrow screen."""
+"""docs/zoo/index.html in a headless Chromium: it sorts, filters and plots, by keys alone too, in light and in dark."""
 
-import html
-import json
-import shutil
-import subprocess
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from html_reader import Reader, read
+from browser import BROWSERS, Page, opened
+from contrast import contrast
 from vertebra.tools._cards import zoo
 from vertebra.tools._cards.facts import ROOT, families
 
-PAGE = ROOT / "docs" / "zoo" / "index.html"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+PAGE = (ROOT / "docs" / "zoo" / "index.html").as_uri()
 FILTERED = "#sort=top1&order=descending&family=van,cswin&params=20..90&axis=gflops"
-VIEWS = {
-    "filtered": (1200, FILTERED, ""),
-    "clicked": (
-        1200,
-        "",
-        """const find = (words) => document.querySelector(words);
-        find("thead button[value=params]").click();
-        find("thead button[value=params]").click();
-        const low = find("input[name=top1-low]");
-        low.value = "87";
-        low.dispatchEvent(new Event("input", { bubbles: true }));""",
-    ),
-    "skipped": (
-        1200,
-        "#sort=top1&order=descending",
-        """document.querySelector(".skip").click();
-        document.title = `${location.hash} ${document.activeElement.id}`;""",
-    ),
-    "narrow": (400, "", "document.title = `${document.documentElement.scrollWidth} ${innerWidth}`;"),
-}
-"""Of the page: how many pixels wide, the end of its address, and what is done in it."""
-
-COLLECT = """<script>
-const found = {};
-addEventListener("message", ({ data: [name, text] }) => {
-    found[name] = text;
-    document.querySelector("pre").textContent = JSON.stringify(found);
-});
-</script>"""
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
-    """The documents of all views as one headless Chromium leaves them, each in a frame of its own."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser on this machine ({', '.join(BROWSERS)}); Debian has it as chromium")
-    folder, frames = tmp_path_factory.mktemp("zoo"), []
-    for name, (width, address, acts) in VIEWS.items():
-        send = f"setTimeout(() => parent.postMessage(['{name}', document.documentElement.outerHTML], '*'), 500);"
-        made = PAGE.read_text(encoding="utf-8").replace("</body>", f"<script>{acts}\n{send}</script></body>")
-        (folder / f"{name}.html").write_text(made, encoding="utf-8")
-        frames.append(f'<iframe src="{html.escape(name + ".html" + address)}" width="{width}" height="900"></iframe>')
-    (folder / "all.html").write_text(f"<!doctype html><pre></pre>{COLLECT}{''.join(frames)}", encoding="utf-8")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
-    command += ["--window-size=1300,900", "--virtual-time-budget=3000", "--dump-dom", (folder / "all.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    (sent,) = read(done.stdout).all("pre")
-    return {name: read(text) for name, text in json.loads(sent["text"]).items()}
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with opened(tmp_path_factory.mktemp("zoo")) as found:
+        if found is None:
+            pytest.skip(f"no browser on this machine ({', '.join(BROWSERS)}); Debian has it as chromium")
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -71,33 +27,111 @@ def models() -> list[dict[str, Any]]:
     return zoo.models(families())
 
 
-def shown(page: Reader) -> list[str]:
-    return [each["text"] for each in page.all("th") if "tbody" in each["in"]]
+def shown(page: Page) -> Sequence[str]:
+    return page.run("[...document.querySelectorAll('tbody th')].map((cell) => cell.textContent)")
 
 
-def test_a_browser_sorts_filters_and_plots(views: dict[str, Reader], models: list[dict[str, Any]]) -> None:
-    found = views["filtered"]
+def focused(page: Page) -> str:
+    return page.run("document.activeElement.outerHTML")
+
+
+def reach(page: Page, wanted: str) -> None:
+    """Press Tab until what fits a selector has the focus, as often as there are places for it."""
+    for _ in range(80):
+        page.press("Tab")
+        if page.run(f"document.activeElement.matches({wanted!r})"):
+            return
+    pytest.fail(f"Tab does not reach {wanted}")
+
+
+def test_a_browser_sorts_filters_and_plots(page: Page, models: list[dict[str, Any]]) -> None:
+    page.open(PAGE + FILTERED)
     wanted = [m for m in models if m["family"] in ("van", "cswin") and 20 <= m["params"] <= 90]
     known = [m for m in wanted if m["top1"] is not None]
-    assert shown(found)[: len(known)] == [m["name"] for m in sorted(known, key=lambda m: -m["top1"])]
-    assert len(shown(found)) == len(wanted)
-    (count,) = [each["text"] for each in found.elements if each.get("id") == "count"]
-    assert count == f"{len(wanted)} of {len(models)} models shown"
-    marks = [each for each in found.all("title") if "svg" in each["in"]]
-    assert len(marks) == len(known)
-    (sorted_by,) = [each for each in found.all("th") if each.get("aria-sort") == "descending"]
-    assert sorted_by["text"] == "top-1, %"
+    assert shown(page)[: len(known)] == [m["name"] for m in sorted(known, key=lambda m: -m["top1"])]
+    assert len(shown(page)) == len(wanted)
+    count = f"{len(wanted)} of {len(models)} models shown"
+    assert page.run("document.getElementById('count').textContent") == count
+    assert page.run("document.querySelectorAll('svg title').length") == len(known)
+    assert page.run("document.querySelector('th[aria-sort=descending]').textContent") == "top-1, %"
 
 
-def test_clicks_and_typed_numbers_change_the_page(views: dict[str, Reader], models: list[dict[str, Any]]) -> None:
+def test_keys_alone_sort_filter_and_reset(page: Page, models: list[dict[str, Any]]) -> None:
+    page.open(PAGE)
+    reach(page, "input[name=top1-low]")
+    page.type("87")
+    reach(page, "thead button[value=params]")
+    page.press("Enter", times=2)
     best = [m for m in models if (m["top1"] or 0) >= 87]
-    assert shown(views["clicked"]) == [m["name"] for m in sorted(best, key=lambda m: -m["params"])]
+    assert shown(page) == [m["name"] for m in sorted(best, key=lambda m: -m["params"])]
+    assert page.run("document.activeElement.value") == "params"  # the focus stays where it was
+    assert page.run("location.hash") == "#sort=params&order=descending&top1=87.."
+    page.open(PAGE + "#family=van")
+    reach(page, "input[value=cswin]")
+    page.press("Space")
+    assert {m["family"] for m in models if m["name"] in shown(page)} == {"van", "cswin"}
+    reach(page, "button[type=reset]")
+    page.press("Enter")
+    assert len(shown(page)) == len(models)
 
 
-def test_the_way_to_the_table_keeps_the_view(views: dict[str, Reader]) -> None:
-    assert views["skipped"].all("title")[0]["text"] == "#sort=top1&order=descending table"
+def test_the_way_to_the_table_comes_first_and_keeps_the_view(page: Page) -> None:
+    page.open(PAGE + "#sort=top1&order=descending")
+    page.press("Tab")
+    assert 'class="skip"' in focused(page)
+    assert page.run("document.querySelector('.skip').getBoundingClientRect().left") >= 0
+    page.press("Enter")
+    assert page.run("document.activeElement.id") == "table"
+    assert page.run("location.hash") == "#sort=top1&order=descending"
 
 
-def test_a_narrow_screen_does_not_scroll_sideways(views: dict[str, Reader]) -> None:
-    width, screen = map(int, views["narrow"].all("title")[0]["text"].split())
-    assert width <= screen == VIEWS["narrow"][0]
+def test_whatever_has_the_focus_shows_it(page: Page) -> None:
+    page.open(PAGE)
+    for wanted in (".skip", "input[type=checkbox]", "input[name=params-low]", "#axis", "#table", "thead button"):
+        reach(page, wanted)
+        assert page.run("getComputedStyle(document.activeElement).outlineWidth") == "3px", wanted
+
+
+def test_a_screen_reader_is_told_what_every_part_is(page: Page, models: list[dict[str, Any]]) -> None:
+    page.open(PAGE + FILTERED)
+    told = page.spoken()
+    roles = {role for role, _ in told}
+    assert {"banner", "main", "form", "table", "columnheader", "rowheader", "checkbox", "button", "combobox"} <= roles
+    for role in ("button", "checkbox", "combobox", "spinbutton", "link", "columnheader", "rowheader", "table"):
+        names = [name for found, name in told if found == role]
+        assert names, role
+        assert all(name.strip() for name in names), role
+    (said,) = [name for role, name in told if role in ("image", "img") and "models: from" in name]
+    assert said.startswith(f"{page.run('document.querySelectorAll(`#picture title`).length')} models: from ")
+    assert len([1 for role, _ in told if role == "rowheader"]) == len(shown(page)) < len(models)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_text_and_marks_stand_out_in_light_and_in_dark(dark: bool, page: Page) -> None:
+    page.dark(dark)
+    page.open(PAGE)
+    ground, *inks = page.run(
+        """(() => {
+            const colour = (words, key) => getComputedStyle(document.querySelector(words))[key];
+            const text = ["h1", "#said", "#count", "legend", "tbody th", "tbody td", "caption", "tbody a"];
+            const marks = [...document.querySelectorAll("#picture .mark")];
+            const fills = new Set(marks.map((mark) => getComputedStyle(mark).fill));
+            return [colour("body", "backgroundColor"), text.map((words) => colour(words, "color")), [...fills]];
+        })()"""
+    )
+    assert (_hexed(ground) < "#444444") is dark
+    for colours, least in zip(inks, (4.5, 3.0), strict=True):
+        assert len(colours) >= 8
+        for colour in colours:
+            assert contrast(_hexed(colour), _hexed(ground)) >= least, colour
+    page.dark(False)
+
+
+def _hexed(colour: str) -> str:
+    """#rrggbb of `rgb(1, 2, 3)`."""
+    return "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", colour)[:3])
+
+
+def test_a_narrow_screen_does_not_scroll_sideways(page: Page) -> None:
+    page.open(PAGE, width=400)
+    assert page.run("document.documentElement.scrollWidth") <= page.run("innerWidth") == 400

@@ -58,6 +58,19 @@ def test_a_fixed_size_is_advised_where_none_was_asked_for(
     assert ("--static" in str(refused.value)) is advised
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_runtime_that_answers_wrong_or_not_at_all_leaves_advice_where_sizes_are_free(fixed: bool) -> None:
+    model = Scale(2.0)
+
+    def fail(images: torch.Tensor) -> list[torch.Tensor]:
+        raise ValueError("no such operator")
+
+    for answer, sentence in ((lambda images: [model(images) + 1], "differs"), (fail, "cannot run the exported file")):
+        with pytest.raises(UserError, match=sentence) as refused:
+            compare(model, answer, [run_pytorch("m", model, SHAPE)], fixed=fixed)
+        assert ("--static" in str(refused.value)) is not fixed
+
+
 class _Chooses(Scale):
     """Adds one where the first channel's mean, times a weight, is above an edge; without an edge, rounding decides."""
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -12,12 +13,14 @@ from vertebra.tools._export.model import read_metadata
 
 pytest.importorskip("mmdet")
 
+from onnx_files import assert_close, constant_bytes, free_axes, run
 from small_exports import dense, small_detector, small_segmenter
+from small_networks import one_per_family
 from vertebra.tools import export_onnx
 from vertebra.tools._export import checks
 from vertebra.tools._export.dense import export_dense, resizing
 from vertebra.tools._export.dense_refusals import refusal
-from vertebra.tools._export.detector_check import agreement
+from vertebra.tools._export.detector_check import agreement, compare_boxes
 from vertebra.tools._export.detector_graph import DetectorGraph
 from vertebra.tools._export.segmenter_graph import MapsGraph, SegmenterGraph
 
@@ -26,26 +29,15 @@ STEPS = [
     {"type": "Resize", "scale": (1333, 800), "keep_ratio": True},
     {"type": "PackDetInputs", "meta_keys": ("img_id",)},
 ]
-OURS = "van_b0"
 
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def run(path: Path, image: torch.Tensor) -> list[torch.Tensor]:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(x) for x in session.run(None, {"image": image.numpy()})]
-
-
 def metadata(path: Path) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return read_metadata(session.get_modelmeta().custom_metadata_map)
-
-
-def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= 1e-4 * expected.std()
 
 
 # ---- detectors
@@ -71,12 +63,29 @@ def test_detector_finds_the_same_boxes_and_masks_at_a_size_that_nothing_was_trac
 
 
 @pytest.mark.all
+def test_file_that_finds_other_boxes_than_its_detector_is_refused(
+    detector: tuple[Any, Path, Any], tmp_path: Path
+) -> None:
+    model, out, _ = detector
+    graph = onnx.load(out)
+    weight = next(x for x in graph.graph.initializer if x.name.endswith("bbox_head.fc_cls.weight"))
+    weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+    onnx.save(graph, tmp_path / "other.onnx")
+    compare_boxes(out, DetectorGraph(model), [(1, 3, 96, 128)])
+    with pytest.raises(UserError, match=r"finds \d+% of PyTorch's 20 boxes at 1x3x96x128, less than 95%: nothing was"):
+        compare_boxes(tmp_path / "other.onnx", DetectorGraph(model), [(1, 3, 96, 128)])
+
+
+@pytest.mark.all
 def test_report_counts_the_boxes_that_agree(detector: tuple[Any, Path, Any]) -> None:
     _, out, report = detector
     assert [(check.shape, check.boxes) for check in report.checks] == [((1, 3, 171, 259), 20), ((1, 3, 203, 333), 20)]
     assert all(check.share >= 0.95 for check in report.checks)
     assert "one image, free height and width" in str(report)
     assert "% of 20" in str(report)
+    assert free_axes(out) == [2, 3]
+    assert "corners within 0.1 pixels, scores and masks within 0.001" in str(report)
+    assert "(95% are asked for)" in str(report)
     assert report.outputs == ("boxes", "scores", "labels", "masks")
     assert list(out.parent.iterdir()) == [out]
 
@@ -94,9 +103,11 @@ def test_file_names_classes_colours_and_the_preparation_of_images(detector: tupl
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("head", ["retinanet", "mask-rcnn"])
-def test_detectors_on_our_backbones_are_exported(head: str, tmp_path: Path) -> None:
-    model = small_detector(head, OURS)
+@pytest.mark.parametrize(
+    ("head", "name"), [("mask-rcnn", "van_b0"), *(("retinanet", name) for name in one_per_family())]
+)
+def test_detectors_on_our_backbones_are_exported(head: str, name: str, tmp_path: Path) -> None:
+    model = small_detector(head, name)
     report = export_dense(dense(model, False, STEPS), tmp_path / "m.onnx")
     assert min(check.share for check in report.checks) >= 0.95
     image = noise(1, 3, 75, 110)
@@ -111,6 +122,7 @@ def test_detector_of_a_fixed_size_finds_nothing_where_no_score_is_high_enough(tm
     model.roi_head.test_cfg.score_thr = 1.0
     report = export_dense(dense(model, False, STEPS), tmp_path / "m.onnx", static=(96, 128))
     assert "one image (fixed size)" in str(report)
+    assert free_axes(tmp_path / "m.onnx") == []
     assert [check.boxes for check in report.checks] == [20, 20]
     assert metadata(tmp_path / "m.onnx")["input_size"] == [3, 96, 128]
     assert [x.shape[0] for x in run(tmp_path / "m.onnx", noise(1, 3, 96, 128))] == [0] * 4
@@ -135,12 +147,25 @@ def test_segmenter_answers_alike_at_a_size_that_nothing_was_traced_or_checked_at
     known = metadata(out)
     assert (known["task"], known["align_corners"], known["threshold"]) == ("segmentation", False, None)
     assert known["input_size"] is None  # sizes are free, and the traced one means nothing
+    assert free_axes(out) == [0, 2, 3]
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("head", ["semantic-fpn", "upernet"])
-def test_segmenters_on_our_backbones_are_exported(head: str, tmp_path: Path) -> None:
-    model = small_segmenter(head, OURS)
+def test_whole_files_hold_little_more_than_their_weights(detector: tuple[Any, Path, Any], tmp_path: Path) -> None:
+    segmenter, out = small_segmenter("upernet"), tmp_path / "m.onnx"
+    export_dense(dense(segmenter, True), out)
+    for model, file in ((detector[0], detector[1]), (segmenter, out)):
+        own = sum(value.nbytes for value in model.state_dict().values())
+        assert own < constant_bytes(file) + 50_000  # BatchNorms count their batches, which no file needs
+        assert constant_bytes(file) <= 1.02 * own + 50_000
+
+
+@pytest.mark.all
+@pytest.mark.parametrize(
+    ("head", "name"), [("upernet", "van_b0"), *(("semantic-fpn", name) for name in one_per_family())]
+)
+def test_segmenters_on_our_backbones_are_exported(head: str, name: str, tmp_path: Path) -> None:
+    model = small_segmenter(head, name)
     assert export_dense(dense(model, True), tmp_path / "m.onnx").difference <= 1e-4
 
 
@@ -219,7 +244,7 @@ def test_segmenters_that_slide_are_refused() -> None:
     model = small_segmenter("semantic-fpn")
     assert refusal(dense(model, True)) is None
     model.test_cfg = {"mode": "slide"}
-    assert "test_cfg.mode='whole' can be exported" in (refusal(dense(model, True)) or "")
+    assert "--cfg-options model.test_cfg.mode=whole exports it" in (refusal(dense(model, True)) or "")
 
 
 @pytest.mark.parametrize("step", [{"type": "Resize", "scale_factor": 2.0}, {"type": "mmdet.RandomFlip", "prob": 0.5}])

@@ -13,7 +13,7 @@ from vertebra.backbones._errors import UserError
 pytest.importorskip("mmdet")
 
 from small_exports import small_detector
-from vertebra.tools._export import detector_check
+from vertebra.tools._export import checks, detector_check
 from vertebra.tools._export.detector_check import agreement
 from vertebra.tools._export.detector_graph import DetectorGraph
 
@@ -71,6 +71,40 @@ def test_threshold_of_scores_is_looked_at_before_boxes_are_compared_without_one(
         detector_check.compare_boxes(file, graph, [(1, 3, 8, 8)])  # type: ignore[arg-type]
     assert looked == [(file, graph.model)]
     assert list(tmp_path.iterdir()) == [file]
+
+
+class Edge(torch.nn.Module):
+    """Finds two boxes, and a third one where the image's mean, times a weight, is above an edge."""
+
+    model = None
+
+    def __init__(self, edge: float) -> None:
+        super().__init__()
+        self.edge, self.factor = edge, torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return [x[: 2 + int(image.double().mean() * self.factor > self.edge)] for x in some_boxes()]
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_an_image_that_rounding_decides_on_gives_way_to_another_and_no_other_does(
+    settled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (1, 3, 32, 32)
+    mean = checks.noise(shape).double().mean().item()
+    apart = 1.0 if settled else 1e-9 * abs(mean)
+    graph, exported = Edge(mean - apart), Edge(mean + apart)
+    monkeypatch.setattr(detector_check, "_any_score", contextlib.nullcontext)
+    monkeypatch.setattr(detector_check, "answers", lambda _: exported)
+    for name in ("_check_threshold", "_save_with_any_score"):
+        monkeypatch.setattr(detector_check, name, lambda *_: None)
+    if settled:
+        with pytest.raises(UserError, match=r"finds 67% of PyTorch's 3 boxes at 1x3x32x32, less than 95%: nothing"):
+            detector_check.compare_boxes(tmp_path / "m.onnx", graph, [shape])
+        return
+    (check,) = detector_check.compare_boxes(tmp_path / "m.onnx", graph, [shape])
+    assert (check.passed_over, check.share) == (1, 1)
+    assert str(check).endswith("  (1 passed over, since rounding decides there what the model chooses)")
 
 
 # ---- how boxes are compared

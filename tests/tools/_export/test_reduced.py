@@ -9,13 +9,14 @@ import timm
 import torch
 from PIL import Image
 from small_images import write_images
-from small_networks import one_per_family
+from small_networks import Scale, one_per_family
 from torch import Tensor, nn
 from torch.nn import functional
 from vertebra.backbones._errors import UserError
 from vertebra.tools import export_onnx
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._common import run_tool
+from vertebra.tools._export import onnx_graph, onnx_reduce
 from vertebra.tools._export.accuracy import (
     Accuracy,
     Sample,
@@ -212,6 +213,40 @@ def test_int8_file_that_agrees_badly_is_written_and_says_so(images: Path, tmp_pa
     assert accuracy.difference > 0.2
     assert (tmp_path / "m.onnx").is_file()
     assert f"int8 against float32 on {images}: the same class for" in str(report)
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file counts as too large for one."""
+    for module in (onnx_graph, onnx_reduce):
+        monkeypatch.setattr(module, "ONE_FILE_LIMIT", 0)
+
+
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_weights_too_large_for_one_file_lie_beside_it(calibrated: bool, images: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    wide = Tiny()
+    wide.conv, wide.fc = nn.Conv2d(3, 2048, 3, 2, 1), nn.Linear(2048, 4)  # small tensors stay in the file
+    classifier = Classifier("test_resnet", wide, ["a", "b", "c", "d"], FOLDERS)
+    out = tmp_path / "m.onnx"
+    report, accuracy = export_reduced(classifier, out, images if calibrated else None, images)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert (tmp_path / "m.onnx.data").stat().st_size > 2048 * 27
+    assert str(report).startswith(f"{out} and, as it is too large for one file, {out}.data")
+    assert report.megabytes * 1e6 == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert accuracy is not None
+    assert accuracy.difference < 0.2
+    (found,) = onnxruntime.InferenceSession(out).run(None, {"image": torch.randn(3, 3, 45, 70).numpy()})
+    assert found.shape == (3, 4)
+
+
+def test_network_without_weights_in_its_products_has_nothing_for_8_bits(images: Path, tmp_path: Path) -> None:
+    """ONNX Runtime would take every product there is instead."""
+    classifier = Classifier("test_resnet", Scale(2.0), ["a", "b", "c"], FOLDERS)
+    with pytest.raises(UserError, match="--int8: none of the network's Conv, MatMul, Gemm has a weight"):
+        export_reduced(classifier, tmp_path / "m.onnx", images, images)
+    assert not list(tmp_path.iterdir())
 
 
 def test_numbers_that_overflow_in_half_are_found_on_a_cpu_too(full: Path) -> None:

@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from vertebra.backbones import model_names
 from vertebra.tools import export_onnx
+from vertebra.tools._cards.facts import ROOT
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._export.classifier import export
 from vertebra.tools._export.files import bytes_of
 from vertebra.tools._export.table import asked_options, measure, take_turns
+from vertebra.tools._results import read
+from vertebra.tools.list import entries, make_rows
+
+RESULTS = ROOT / "results"
 
 
 class Mean(nn.Module):
@@ -60,3 +66,17 @@ def test_runtimes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_options_are_told_in_one_order(argv: list[str], expected: str) -> None:
     assert asked_options(export_onnx.build_parser().parse_args(["van_b0", "--out", "m.onnx", *argv])) == expected
+
+
+def test_the_published_table_has_every_name_at_free_sizes_close_to_pytorch_and_as_large_as_its_weights() -> None:
+    found = {row["name"]: row for row in read(RESULTS / "exports.csv")}
+    assert sorted(found) == sorted(model_names())
+    weights: dict[str, int] = {}
+    for model in make_rows(entries()):
+        weights[model.name] = max(weights.get(model.name, 0), 4 * model.params)  # tags differ in their classes
+    for name, row in found.items():
+        assert row["free"] == "True", f"{name}: {row['reason']}"
+        assert 0 < float(row["difference"]) <= 1e-4, name
+        assert float(row["megabytes"]) <= 1.05e-6 * weights[name], name
+        assert float(row["onnxruntime_ms"]) > 0 < float(row["pytorch_ms"]), name
+    assert len({(row["device"], row["commit"]) for row in found.values()}) == 1, "one machine, one commit"

@@ -1,0 +1,135 @@
+"""Every command of every card runs, on small data made here; those of one card for as long as they stand there."""
+
+import importlib
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from cards import FAMILIES, KEYS, commands
+from safetensors.torch import save_file
+from small_images import write_images
+from tool_processes import start_tool
+from vertebra.tools import make_dataset
+from vertebra.tools._cards.use import EPOCHS
+from vertebra.tools._common import run_tool
+
+pytestmark = [pytest.mark.all, pytest.mark.timeout(1500)]
+
+SMALLER = [
+    "train_cfg.val_interval=30",
+    "train_dataloader.batch_size=8",
+    "train_dataloader.num_workers=0",
+    "val_dataloader.num_workers=0",
+    "train_dataloader.dataset.transform.input_size=[3,64,64]",
+]
+
+_LOADERS = ["train_dataloader", "val_dataloader"]
+_IN_PROCESS = [f"{loader}.{key}" for loader in _LOADERS for key in ("num_workers=0", "persistent_workers=False")]
+SMALL = {
+    "coco": [
+        "train_cfg.max_epochs=1",
+        "train_dataloader.batch_size=2",
+        "train_dataloader.dataset.pipeline.2.scale=(160,96)",
+    ],
+    "ade20k": [
+        "train_cfg.max_iters=2",
+        "train_cfg.val_interval=2",
+        "default_hooks.checkpoint.interval=2",
+        "train_dataloader.dataset.pipeline.2.scale=(256,64)",
+        "train_dataloader.dataset.pipeline.3.crop_size=(64,64)",
+        "model.data_preprocessor.size=(64,64)",
+    ],
+}
+"""Options of a training that ends within a minute, and the names that its last checkpoint then has."""
+
+
+def lay_out() -> None:
+    """What the commands of a card find in the folder that they are run in."""
+    write_images(Path("my_folder"), classes=7, train=4, val=2)
+    write_images(Path("data/imagenet"), classes=7, train=1, val=2)
+    Path("pictures").symlink_to("my_folder/val/class0")
+    Path("photo.jpg").symlink_to(next(Path("my_folder/val/class0").iterdir()))
+
+
+def check_outcomes(name: str) -> None:
+    """What the commands of a classifier leave."""
+    assert Path(f"{name}.onnx").stat().st_size > 1e6
+    assert Path(f"{name}_features.onnx").is_file()
+    assert {"README.md", "config.json", "model.safetensors"} == {path.name for path in Path("hub").iterdir()}
+    assert json.loads(Path("inside/results.json").read_text())
+    assert len(json.loads(Path("predictions/results.json").read_text())) == 2
+
+
+def is_dense(words: Sequence[str]) -> bool:
+    return words[0].startswith(("coco/", "ade20k/"))
+
+
+def test_the_commands_of_a_card_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder with seven classes; a file stands for published weights, and the training images are small."""
+    monkeypatch.chdir(tmp_path)
+    lay_out()
+    torch.save({"state_dict": timm.create_model("van_b0", num_classes=7).state_dict()}, "published.pth")
+    stand_in = {"pretrained": "published.pth", "model.weights=van_b0.in1k": "model.weights=published.pth"}
+    for name, *words in commands("van"):
+        if not is_dense(words):
+            line = [stand_in.get(word, word) for word in words] + (SMALLER if name == "train" else [])
+            assert run_tool(importlib.import_module(f"vertebra.tools.{name}").main, line) == 0, line
+    check_outcomes("van_b0")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_commands_for_classifiers_run_with_a_block_a_stage_for_one_epoch(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lay_out()
+    family = FAMILIES[key]
+    name = family.example.name
+    depths = [1] * len(timm.create_model(name, device="meta").stages)
+    model = timm.create_model(name, num_classes=7, depths=depths)
+    meta = {"model_name": name, "num_classes": 7, "options": {"depths": depths}}
+    save_file(model.state_dict(), "published.safetensors", metadata={"vertebra": json.dumps(meta)})
+    short = [*SMALLER, "train_cfg.val_interval=1", f"model.depths={depths}".replace(" ", "")]
+    for tool, *words in commands(key):
+        if is_dense(words):
+            continue
+        line = ["published.safetensors" if word == family.weights_word else word for word in words]
+        line = [word.replace(f"max_epochs={EPOCHS}", "max_epochs=1") for word in line]
+        line = [word.replace(f"epoch_{EPOCHS}", "epoch_1") for word in line]
+        line = ["model.weights=published.safetensors" if word.startswith("model.weights=") else word for word in line]
+        said = tmp_path / "said.txt"
+        done = start_tool(tmp_path, tool, line + (short if tool == "train" else []), said).wait()
+        assert done.code == 0, f"{shlex.join(line)}: {done.said}"
+    check_outcomes(name)
+
+
+@pytest.mark.parametrize("data", SMALL)
+@pytest.mark.parametrize("key", KEYS)
+def test_the_commands_for_detectors_and_segmenters_run_for_some_steps(
+    key: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On four scenes of digits, without pretrained weights; test images are as large as the config has them."""
+    pytest.importorskip("mmdet")
+    monkeypatch.chdir(tmp_path)
+    make_dataset.make_digits(Path("made"), scenes=4)
+    Path("data").mkdir()
+    Path(f"data/{data}").symlink_to(f"../made/{data}")
+    write_images(Path("my_folder"), classes=1, train=1, val=1)
+    Path("pictures").symlink_to("my_folder/val/class0")
+    ran = []
+    for tool, *words in commands(key):
+        if not words[0].startswith(f"{data}/"):
+            continue
+        line = [word.replace("epoch_12.pth", "epoch_1.pth").replace("iter_80000.pth", "iter_2.pth") for word in words]
+        if tool == "train":
+            line += ["--cfg-options", "model.backbone.pretrained=False", *_IN_PROCESS, *SMALL[data]]
+        done = start_tool(tmp_path, tool, line, tmp_path / "said.txt").wait()
+        assert done.code == 0, f"{shlex.join(line)}: {done.said}"
+        ran.append(tool)
+    assert ran == ["train", "test", "infer"]
+    (found,) = json.loads(Path(f"predictions_{data}/results.json").read_text())
+    assert ("boxes" if data == "coco" else "labels") in found
