@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -28,6 +27,10 @@ for place, end in zip((3, 4), ends):
 os.execvp(sys.argv[3], sys.argv[3:])
 """
 """Starts a program where a browser expects its ends of two pipes: in the places 3 and 4."""
+
+
+class Refused(Exception):
+    """The browser could not do what it was asked for."""
 
 
 class Page:
@@ -48,16 +51,21 @@ class Page:
         )
         os.close(to_it)
         os.close(from_it)
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.ask("Page.enable")
 
     def __enter__(self) -> "Page":
+        try:
+            target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        except BaseException:
+            self.close()
+            raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
         os.close(self._out)  # a browser whose pipe is closed ends
         try:
             self._process.wait(20)
@@ -76,7 +84,8 @@ class Page:
         while True:
             answer = self._next()
             if answer.get("id") == self._number:
-                assert "error" not in answer, f"{method}: {answer['error']}"
+                if "error" in answer:
+                    raise Refused(f"{method}: {answer['error']}")
                 return answer["result"]
 
     def _next(self) -> dict[str, Any]:
@@ -90,11 +99,11 @@ class Page:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, address: str, width: int = 1200, height: int = 900) -> None:
-        """Load an address in a window of this size, with nothing left of the page before."""
-        self.ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
+    def open(self, address: str, width: int = 1200, dark: bool = False) -> None:
+        """Load an address in a window of this width, light or dark as is preferred; nothing stays of another page."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         for where in ("about:blank", address):  # another end of the same address alone would load nothing
             self.ask("Page.navigate", url=where)
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
@@ -102,13 +111,19 @@ class Page:
     def wait(self, condition: str) -> None:
         """Wait until JavaScript says true."""
         end = time.monotonic() + PATIENCE
-        while not self.run(condition):
+        while not self._answer(condition):
             assert time.monotonic() < end, f"not within {PATIENCE} s: {condition}"
             time.sleep(0.02)
 
+    def _answer(self, condition: str) -> Any:
+        try:
+            return self.run(condition)
+        except Refused:  # between two pages there is nothing to ask
+            return None
+
     def run(self, script: str) -> Any:
         """The value of JavaScript."""
-        answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -132,11 +147,6 @@ class Page:
         for character in text:
             self.ask("Input.dispatchKeyEvent", type="keyDown", text=character, key=character)
             self.ask("Input.dispatchKeyEvent", type="keyUp", key=character)
-
-    def dark(self, on: bool) -> None:
-        """Prefer dark pages, or light ones."""
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if on else "light"}
-        self.ask("Emulation.setEmulatedMedia", features=[scheme])
 
     def spoken(self) -> list[tuple[str, str]]:
         """What assistive technology is told: role and name of every part that it is told of, in order."""

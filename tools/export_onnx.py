@@ -21,10 +21,11 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from vertebra.backbones._errors import UserError
@@ -205,36 +206,54 @@ def _load(args: argparse.Namespace, device: torch.device) -> "Classifier | Dense
     need("cv2", extra="train")
     import vertebra.engine  # noqa: F401  registers what configs name
     from mmengine.registry import MODELS
-    from vertebra.engine.config import change, check_model, read_config
+    from vertebra.engine.config import change, check_model, explaining, read_config
     from vertebra.engine.dense_config import is_dense
 
     config = read_config(name)
-    change(config, parse_changes(args.cfg_options))
+    change(config, _changes(args.cfg_options))
     check_model(config)
     if is_dense(config):
         need("mmcv", extra="mm")
         _check_dense(args)
         from vertebra.tools._dense import load_dense_target
 
-        return load_dense_target(config, checkpoint, device)
+        with explaining(lambda: True):
+            return load_dense_target(config, checkpoint, device)
     if "model_name" not in config.model:
         raise UserError(f"config {name} is of a {config.model.get('type')}; models with a backbone can be exported")
     if checkpoint is not None:
         if args.cfg_options:
-            asked = " ".join(args.cfg_options)
             raise UserError(
-                f"--cfg-options {asked} would change nothing: {checkpoint} brings the options of its own model"
+                f"--cfg-options {' '.join(args.cfg_options)} would change nothing: with --checkpoint, a classifier is "
+                "built as that says"
             )
         return load_classifier(config.model.model_name, checkpoint, device=device)
     for option in _OF_TRAINING:  # what a training starts from would be fetched, and is not what was asked for
         config.model.pop(option, None)
-    built, labels = MODELS.build(config.model), list(config.get("labels") or ())
+    with explaining(lambda: True):
+        built = MODELS.build(config.model)
+    labels = list(config.get("labels") or ())
     loader = config.get("val_dataloader") or config.get("test_dataloader") or {}
     transform = loader.get("dataset", {}).get("transform")
     changes = dict(transform) if isinstance(transform, Mapping) else {}  # a list has steps, and no model's values
     backbone = built.backbone.to(device).eval()
     named = labels or imagenet_labels(backbone)
     return Classifier(built.model_name, backbone, named, labels, built.options, changes)
+
+
+_OF_FILES = re.compile(r"model\.|(val|test)_dataloader\.|labels$")
+"""Keys of a config that an exported file depends on."""
+
+
+def _changes(options: Sequence[str]) -> dict[str, Any]:
+    """What `--cfg-options` asks for; UserError for what changes nothing in a file."""
+    changes = parse_changes(options)
+    for key in changes:
+        if not _OF_FILES.match(key) or key.rpartition(".")[2] in _OF_TRAINING:
+            raise UserError(
+                f"--cfg-options {key} is of a training and changes nothing in a file; weights come from --checkpoint F"
+            )
+    return changes
 
 
 if __name__ == "__main__":

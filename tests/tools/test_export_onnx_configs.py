@@ -41,11 +41,22 @@ def test_options_change_the_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["imagenet/van/van_b0", "--out", "m.onnx", "--cfg-options", "model.dephts=1"], "nothing reads 'dephts' there"),
+        (
+            ["imagenet/van/van_b0", "--out", "m.onnx", "--cfg-options", "model.dephts=1"],
+            "gives 'dephts' to VAN, which takes no such argument",
+        ),
         (["imagenet/van/van_b0", "--out", "m.onnx", "--cfg-options", "depths"], "takes key=value, not 'depths'"),
         (
             ["imagenet/van/van_b0", "--out", "m.onnx", "--checkpoint", "w.pth", "--cfg-options", "model.num_classes=7"],
-            "--cfg-options model.num_classes=7 would change nothing: w.pth brings the options of its own model",
+            "--cfg-options model.num_classes=7 would change nothing: with --checkpoint, a classifier is built as that",
+        ),
+        *(
+            (["imagenet/van/van_b0", "--out", "m.onnx", "--cfg-options", option], f"{option[:-2]} is of a training")
+            for option in ("model.weights=F", "train_cfg.max_epochs=3", "load_from=F")
+        ),
+        (
+            ["ade20k/van/upernet_van_b2_160k", "--out", "m.onnx", "--cfg-options", "model.backbone.pretrained=F"],
+            "model.backbone.pretrained is of a training and changes nothing in a file; weights come from",
         ),
         (["--all", "--out", "out", "--cfg-options", "model.num_classes=7"], "and --all has names of models"),
     ],

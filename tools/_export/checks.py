@@ -53,10 +53,10 @@ class Check:
     """Images of this shape, before these, of which rounding decides what the model answers."""
 
     def __str__(self) -> str:
-        return f"  {'x'.join(map(str, self.shape)):>14}  {self.difference:.1e}{told(self.passed_over)}"
+        return f"  {'x'.join(map(str, self.shape)):>14}  {self.difference:.1e}{passed_over_note(self.passed_over)}"
 
 
-def told(passed_over: int) -> str:
+def passed_over_note(passed_over: int) -> str:
     """The images that a comparison passed over, to be read after its result; nothing where there are none."""
     return f"  ({passed_over} passed over, since rounding decides there what the model chooses)" if passed_over else ""
 
@@ -160,26 +160,36 @@ def compare(
     Raises:
         UserError: the runtime fails, or differs by more than the tolerance.
     """
-    checks, hint = [], "" if fixed else STATIC_HINT
+    asked, checks, hint = guarded(answer, runtime, fixed), [], "" if fixed else STATIC_HINT
     for images, outputs in expected:
-        try:
-            far, _, passed_over = settled_distance(model, answer, (images, outputs), _largest, TOLERANCE)
-        except UserError:
-            raise
-        except Exception as error:  # runtimes raise classes of their own, without a common base
-            raise UserError(f"{runtime} cannot run the exported file: {first_line(error)}{hint}") from error
+        far, _, passed_over = settled_distance(model, asked, (images, outputs), _largest, TOLERANCE)
         checks.append(Check(tuple(images.shape), far, passed_over))
     worst = max(checks, key=lambda check: check.difference)
     if not worst.difference <= TOLERANCE:
         shape = "x".join(map(str, worst.shape))
         raise UserError(
             f"{runtime} differs from PyTorch by {worst.difference:.1e} of the output's standard deviation at {shape}, "
-            f"more than {TOLERANCE:.0e}{unsettled(worst.passed_over)}: nothing was written{hint}"
+            f"more than {TOLERANCE:.0e}{unsettled_note(worst.passed_over)}: nothing was written{hint}"
         )
     return checks
 
 
-def unsettled(passed_over: int) -> str:
+def guarded(answer: Answer, runtime: str = "ONNX Runtime", fixed: bool = False) -> Answer:
+    """The same runtime, whose failures are a `UserError` each; `runtime` and `fixed` as of `compare`."""
+
+    def ask(images: Tensor) -> Sequence[Tensor]:
+        try:
+            return answer(images)
+        except UserError:
+            raise
+        except Exception as error:  # runtimes raise classes of their own, without a common base
+            hint = "" if fixed else STATIC_HINT
+            raise UserError(f"{runtime} cannot run the exported file: {first_line(error)}{hint}") from error
+
+    return ask
+
+
+def unsettled_note(passed_over: int) -> str:
     """What a refusal adds where rounding decided on every image; nothing where there was a settled one."""
     reason = f"; rounding alone moves PyTorch's own answer on all of {TRIES} random images"
     return reason if passed_over == TRIES else ""

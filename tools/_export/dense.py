@@ -77,7 +77,7 @@ def export_dense(
         seconds = time.perf_counter() - began
         nodes, found_opset = check_graph(temporary, opset)
         checks: Any = (
-            compare_boxes(temporary, graph, shapes)
+            compare_boxes(temporary, graph, shapes, fixed=static is not None)
             if boxes
             else compare(graph, answers(temporary), expected, fixed=static is not None)
         )

@@ -25,10 +25,11 @@ def _of_segmenter(model: Any) -> Iterator[str]:
             f"with {type(head).__name__} cannot be exported whole, "
             "as heads that give each pixel a score for each class can (UPerHead, FPNHead and others)"
         )
-    if model.test_cfg.get("mode", "whole") != "whole":
+    mode = model.test_cfg.get("mode", "whole")
+    if mode != "whole":
         yield (
-            f"that slides windows over an image (test_cfg.mode={model.test_cfg.mode!r}) has no graph of one run: "
-            "--cfg-options model.test_cfg.mode=whole exports it for images at once"
+            f"that slides windows over an image (test_cfg.mode={mode!r}) has no graph of one run: "
+            "--cfg-options model.test_cfg.mode=whole exports one that sees the whole image at once"
         )
 
 

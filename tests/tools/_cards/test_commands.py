@@ -1,7 +1,8 @@
-"""Every command of every card runs, on small data made here; those of one card for as long as they stand there."""
+"""Every command of every card runs, on small data made here; VAN's for classifiers with all their epochs."""
 
 import importlib
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ from cards import FAMILIES, KEYS, commands
 from safetensors.torch import save_file
 from small_images import write_images
 from tool_processes import start_tool
+
+pytest.importorskip("mmdet")
+
+from vertebra.engine.config import read_config
 from vertebra.tools import make_dataset
 from vertebra.tools._cards.use import EPOCHS
 from vertebra.tools._common import run_tool
@@ -30,21 +35,28 @@ SMALLER = [
 _LOADERS = ["train_dataloader", "val_dataloader"]
 _IN_PROCESS = [f"{loader}.{key}" for loader in _LOADERS for key in ("num_workers=0", "persistent_workers=False")]
 SMALL = {
-    "coco": [
-        "train_cfg.max_epochs=1",
-        "train_dataloader.batch_size=2",
-        "train_dataloader.dataset.pipeline.2.scale=(160,96)",
-    ],
+    "coco": ["train_cfg.max_epochs=1"],
     "ade20k": [
         "train_cfg.max_iters=2",
         "train_cfg.val_interval=2",
         "default_hooks.checkpoint.interval=2",
-        "train_dataloader.dataset.pipeline.2.scale=(256,64)",
-        "train_dataloader.dataset.pipeline.3.crop_size=(64,64)",
         "model.data_preprocessor.size=(64,64)",
     ],
 }
-"""Options of a training that ends within a minute, and the names that its last checkpoint then has."""
+"""Options of a training that ends after some steps."""
+LAST = {"coco": 1, "ade20k": 2}
+"""The epoch or iteration that it ends with."""
+
+_RESIZE = "[[{'type':'RandomChoiceResize','scales':[(96,160)],'keep_ratio':True}]]"
+_SIZES = {"Resize": "scale=(160,96)", "RandomResize": "scale=(160,96)", "RandomCrop": "crop_size=(64,64)"}
+_SIZES["RandomChoice"] = f"transforms={_RESIZE}"
+
+
+def small_sizes(config: str) -> Sequence[str]:
+    """Options that make the training images of a config small, wherever its pipeline says how large they are."""
+    steps = read_config(config).train_dataloader.dataset.pipeline
+    place = "train_dataloader.dataset.pipeline"
+    return [f"{place}.{i}.{_SIZES[step['type']]}" for i, step in enumerate(steps) if step["type"] in _SIZES]
 
 
 def lay_out() -> None:
@@ -102,7 +114,7 @@ def test_the_commands_for_classifiers_run_with_a_block_a_stage_for_one_epoch(
         line = [word.replace(f"epoch_{EPOCHS}", "epoch_1") for word in line]
         line = ["model.weights=published.safetensors" if word.startswith("model.weights=") else word for word in line]
         said = tmp_path / "said.txt"
-        done = start_tool(tmp_path, tool, line + (short if tool == "train" else []), said).wait()
+        done = start_tool(tmp_path, tool, line + (short if tool == "train" else []), said).wait(900)
         assert done.code == 0, f"{shlex.join(line)}: {done.said}"
     check_outcomes(name)
 
@@ -113,7 +125,6 @@ def test_the_commands_for_detectors_and_segmenters_run_for_some_steps(
     key: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On four scenes of digits, without pretrained weights; test images are as large as the config has them."""
-    pytest.importorskip("mmdet")
     monkeypatch.chdir(tmp_path)
     make_dataset.make_digits(Path("made"), scenes=4)
     Path("data").mkdir()
@@ -124,10 +135,16 @@ def test_the_commands_for_detectors_and_segmenters_run_for_some_steps(
     for tool, *words in commands(key):
         if not words[0].startswith(f"{data}/"):
             continue
-        line = [word.replace("epoch_12.pth", "epoch_1.pth").replace("iter_80000.pth", "iter_2.pth") for word in words]
+        line = [re.sub(r"(epoch|iter)_\d+\.pth", rf"\1_{LAST[data]}.pth", word) for word in words]
         if tool == "train":
-            line += ["--cfg-options", "model.backbone.pretrained=False", *_IN_PROCESS, *SMALL[data]]
-        done = start_tool(tmp_path, tool, line, tmp_path / "said.txt").wait()
+            line += [
+                "--cfg-options",
+                "model.backbone.pretrained=False",
+                *_IN_PROCESS,
+                *SMALL[data],
+                *small_sizes(words[0]),
+            ]
+        done = start_tool(tmp_path, tool, line, tmp_path / "said.txt").wait(900)
         assert done.code == 0, f"{shlex.join(line)}: {done.said}"
         ran.append(tool)
     assert ran == ["train", "test", "infer"]

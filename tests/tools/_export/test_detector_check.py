@@ -19,7 +19,7 @@ from vertebra.tools._export.detector_graph import DetectorGraph
 
 
 def test_detector_that_disagrees_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detector_check, "agreement", lambda *_: 0.5)
+    monkeypatch.setattr(detector_check, "agreement", lambda found, _: 1.0 if found else 0.5)
     monkeypatch.setattr(detector_check, "answers", lambda *_: lambda _: [])
     monkeypatch.setattr(detector_check, "_save_with_any_score", lambda *_: None)
     monkeypatch.setattr(detector_check, "_check_threshold", lambda *_: None)
