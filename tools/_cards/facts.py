@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlparse
 
 import vertebra
 from vertebra.tools._docs.detection import Leaf, leaves
@@ -70,6 +71,16 @@ class Family:
     def sources(self, row: Row) -> list[tuple[str, str]]:
         """As `list` says them, with links."""
         return sources(self.card, self.published(row))
+
+    def published_in(self, row: Row) -> str:
+        """The same in words, without links."""
+        return ", ".join(what for what, _ in self.sources(row))
+
+    @cached_property
+    def files(self) -> set[str]:
+        """The names of published files of weights, as far as they are known."""
+        links = [link for row in self.rows for link in self.links(row) if link]
+        return {self.weights_word, *(PurePosixPath(urlparse(link).path).name for link in links)}
 
     def links(self, row: Row) -> list[str]:
         """Of a model's weights: where they load from, "" where there is no such place, and then the same file's others.
@@ -148,7 +159,8 @@ def places(rows: Iterable[dict[str, str]]) -> str:
         where = machine({"device": device, "device_name": name, "threads": threads})
         when = span({row["date"] for row in own})
         plus = " (`+`: and changes that it does not hold)" if "+" in commits else ""
-        said.append(f"Measured on {where}; torch {torch}, timm {timm}; commit {commits}{plus}; {when}.")
+        of = f"commit {commits}{plus}; " if commits else ""
+        said.append(f"Measured on {where}; torch {torch}, timm {timm}; {of}{when}.")
     return " ".join(said)
 
 

@@ -31,7 +31,7 @@ def licence(family: Family) -> dict[str, str]:
     stated = {family.weights_licence(row) for row in family.rows if family.has_weights(row)}
     if len(stated) > 1:
         return {"license": "other", "license_name": "differs-by-model"}
-    (one,) = stated
+    one = next(iter(stated), None)
     return {"license": one} if one else {"license": "other", "license_name": "not-stated"}
 
 

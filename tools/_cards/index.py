@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vertebra.tools._cards.facts import Family, as_published, decimals, full_name
-from vertebra.tools._cards.speed import KINDS, Speed, speeds
+from vertebra.tools._cards.speed import KINDS, Speed, Speeds, speed_of, speeds
 from vertebra.tools._docs.parts import table
 from vertebra.tools.list import Row
 
@@ -17,6 +17,7 @@ _COLUMNS = (
     "images/s, CPU",
     "images/s, GPU",
     "licence of the code",
+    "published in",
 )
 
 
@@ -42,12 +43,12 @@ def index(families: Sequence[Family]) -> str:
         "cards` writes all pages anew from it, the configs and [results/](../results).",
         f"## All {len(cells)} models",
         f"{said}{devices}".strip(),
-        table(_COLUMNS, cells, left=2, words=1),
+        table(_COLUMNS, cells, left=2, words=2),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _row(family: Family, row: Row, found: dict[tuple[str, int, str], Speed]) -> list[str]:
+def _row(family: Family, row: Row, found: Speeds) -> list[str]:
     return [
         f"[`{full_name(row)}`]({family.key}.md)",
         family.title,
@@ -55,8 +56,9 @@ def _row(family: Family, row: Row, found: dict[tuple[str, int, str], Speed]) -> 
         decimals(row.params / 1e6, 2),
         decimals(row.gflops, 2),
         as_published(row.top1),
-        *(_rate(found.get((row.name, row.size, kind))) for kind in KINDS),
-        str(row.licence or "not stated"),
+        *(_rate(speed_of(row, kind, found)) for kind in KINDS),
+        row.licence or "not stated",
+        family.published_in(row),
     ]
 
 

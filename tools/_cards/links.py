@@ -9,12 +9,13 @@ import datetime
 import http.client
 import io
 import re
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
@@ -25,7 +26,9 @@ from vertebra.tools._results import read
 NOT_CHECKED = "not checked"
 _FILES = (".pth", ".tar", ".safetensors", ".pt", ".bin")
 _SIGN_IN = {"accounts.google.com", "login.live.com", "login.microsoftonline.com", "login.microsoft.com"}
-_SECONDS, _AT_ONCE = 20, 8
+_SECONDS, _AT_ONCE, _PATIENCE = 20, 8, 3
+NO_HOST = "no host of this name", ""
+"""What a link answers whose host has no address; without a network that is so of every host."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,19 @@ def check(links: Sequence[str], before: Mapping[str, Seen]) -> tuple[list[Seen],
         What is known of every link, and the links whose host cannot be reached: of these what was seen before stays
         as it is.
     """
+    answered: dict[str, list[bool]] = {}
+
+    def ask_patiently(link: str) -> tuple[str, str] | None:
+        """A host that has let several links wait, and answered none, is asked no more."""
+        said = answered.setdefault(link.removeprefix("https://").removeprefix("http://").partition("/")[0], [])
+        answer = None if len(said) >= _PATIENCE and not any(said) else ask(link)
+        said.append(answer is not None)
+        return answer
+
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        answers = list(pool.map(ask, links))
+        answers = list(pool.map(ask_patiently, links))
+    if all(answer in (None, NO_HOST) for answer in answers):
+        answers = [None] * len(answers)
     today = datetime.date.today().isoformat()
     found, unreached = [], []
     for link, answer in zip(links, answers, strict=True):
@@ -97,7 +111,7 @@ def check(links: Sequence[str], before: Mapping[str, Seen]) -> tuple[list[Seen],
 
 
 def ask(link: str) -> tuple[str, str] | None:
-    """`("alive", bytes)`, or `(what is wrong, "")`; None where no web server answers, which tells nothing."""
+    """`("alive", bytes)`, or `(what is wrong, "")`; without a web server `NO_HOST` or None, which may tell nothing."""
     said = None
     for method in ("HEAD", "GET"):  # some hosts answer the first one with an error
         try:
@@ -112,6 +126,9 @@ def ask(link: str) -> tuple[str, str] | None:
                 break
         except http.client.InvalidURL:
             return "no address", ""
+        except URLError as error:
+            if isinstance(error.reason, socket.gaierror) and error.reason.errno == socket.EAI_NONAME:
+                return NO_HOST
         except (OSError, http.client.HTTPException):
             continue  # no route, a proxy that refuses, a broken certificate; or a host that hangs up on HEAD only
         except ValueError:

@@ -1,6 +1,7 @@
 """The parts of a card with this project's own numbers: results/*.csv, with device and date. The unknown is left out."""
 
 from vertebra.tools._cards.facts import Family, decimals, machine, newest, places, results
+from vertebra.tools._classifier import PRETRAINED
 from vertebra.tools._docs.parts import table
 
 _PEERS = {
@@ -23,9 +24,9 @@ def measured(family: Family) -> str:
     }
     missing = [name for name, text in parts.items() if not text]
     said = f"Not measured: {', '.join(missing)}." if missing else ""
-    if not parts["accuracy on ImageNet, COCO and ADE20K"]:
+    if not any(row["weights"] in {PRETRAINED, *family.files} for row in family.measured("accuracy.csv", "model")):
         said += (
-            " No published weights were downloaded or evaluated by this project. "
+            " No published weights of this family were evaluated by this project. "
             f"`vertebra test {family.example.name} {family.weights_word} --data DIR --csv results/accuracy.csv` "
             "evaluates them on a folder of ImageNet, and `vertebra make_cards` puts the score here."
         )
@@ -153,15 +154,17 @@ def memory(family: Family) -> str:
 
 def exports(family: Family) -> str:
     """ONNX files that were made and checked, from results/exports.csv."""
-    rows = newest(family.measured("exports.csv", "name"), "name", "task")
+    keys = ("name", "task", "weights", "options", "device_name", "threads")
+    rows = newest(family.measured("exports.csv", "name"), *keys)
     if not rows:
         return ""
     cells = [
         [
             f"`{row['name']}`",
-            row["task"],
+            " ".join(filter(None, (row["task"], row["options"]))),
+            row["weights"],
             machine(row),
-            "free" if row["free"] == "True" else "fixed",
+            "free" if row["free"] == "True" else f"fixed: {row['reason']}",
             row["nodes"],
             decimals(row["megabytes"], 1),
             f"{float(row['difference']):.0e}",
@@ -174,6 +177,7 @@ def exports(family: Family) -> str:
     header = (
         "model",
         "task",
+        "weights",
         "machine",
         "sizes",
         "nodes",
@@ -184,10 +188,10 @@ def exports(family: Family) -> str:
         "PyTorch, ms",
     )
     said = (
-        "The largest difference to PyTorch is in standard deviations of the output, over the sizes and batches that "
-        "the file takes: several where they are free."
+        "The largest difference to PyTorch is in standard deviations of the output, or in hundredths of its largest "
+        "value where these are larger, over several sizes and batches where they are free."
     )
-    return f"### ONNX files\n\n{said}\n\n{table(header, cells, left=4)}\n\n{places(rows)}"
+    return f"### ONNX files\n\n{said}\n\n{table(header, cells, left=5)}\n\n{places(rows)}"
 
 
 def kernels(family: Family) -> str:

@@ -13,8 +13,8 @@ from vertebra.tools._docs.detection import SCORES, Leaf, sources_of
 from vertebra.tools._docs.parts import table
 
 _BIAS = (
-    "The weights come from photographs of the web (ImageNet). Such pictures show some regions, people and customs far "
-    "more often than others, and some of their labels are wrong. Whatever a model says of people follows these "
+    "Weights trained on ImageNet come from photographs of the web. Such pictures show some regions, people and customs "
+    "far more often than others, and some of their labels are wrong. Whatever a model says of people follows these "
     "pictures. How that shows in predictions was measured by nobody here; do not decide about people by them.",
     "A classifier names one of its classes for every picture, also where none fits, and its scores are no "
     "probabilities of being right unless you calibrate them on your data.",

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from vertebra.tools._cards.facts import machine, results, span
+from vertebra.tools._cards.facts import full_name, machine, results, span
+from vertebra.tools.list import Row
 
 KINDS = ("cpu", "cuda")
 
@@ -15,9 +16,17 @@ class Speed:
     said: str
 
 
-def speeds() -> dict[tuple[str, int, str], Speed]:
-    """By name, pixels a side and kind of device, of square images. Of each kind, only the machine and batch that most
-    models were measured on.
+Speeds = dict[tuple[str, int, str], Speed]
+"""By name as it was measured, with its tag or without, pixels a side and kind of device."""
+
+
+def speed_of(row: Row, kind: str, found: Speeds) -> Speed | None:
+    """A model's, or that of its name without the tag, which leads to the same network but for its classes."""
+    return found.get((full_name(row), row.size, kind)) or found.get((row.name, row.size, kind))
+
+
+def speeds() -> Speeds:
+    """Those of square images. Of each kind of device, only the machine and batch that most models were measured on.
 
     Rates of different machines, threads, precisions or batches are not to be compared, so that they never stand in one
     column.
@@ -33,7 +42,7 @@ def speeds() -> dict[tuple[str, int, str], Speed]:
         for row in rows:
             if row["device"].partition(":")[0] == kind:
                 how = tuple(row[column] for column in ("device_name", "threads", "batch", "precision", "kernels"))
-                groups.setdefault(how, {})[row["model"].partition(".")[0], int(row["height"])] = row
+                groups.setdefault(how, {})[row["model"], int(row["height"])] = row
         own = max(groups.values(), key=len, default={})
         when = span({row["date"] for row in own.values()})
         for (name, size), row in own.items():

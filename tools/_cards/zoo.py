@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any
 
 from vertebra.tools._cards.facts import ROOT, Family, as_published, decimals, full_name
-from vertebra.tools._cards.speed import speeds
+from vertebra.tools._cards.speed import KINDS, speed_of, speeds
+from vertebra.tools.list import Row
 
 SOURCE = ROOT / "docs" / "zoo" / "source"
 
@@ -51,20 +52,23 @@ AXES = {
 def models(families: Sequence[Family]) -> list[dict[str, Any]]:
     """What the page knows of each model; None is unknown."""
     found = speeds()
-    rates = {place: speed.rate for place, speed in found.items()}
+
+    def rates(row: Row) -> dict[str, float | None]:
+        measured = (speed_of(row, kind, found) for kind in KINDS)
+        return dict(zip(("cpu", "gpu"), (speed and speed.rate for speed in measured), strict=True))
+
     return [
         {
             "name": full_name(row),
             "family": family.key,
             "title": family.title,
             "size": row.size,
-            "params": round(row.params / 1e6, 4),
-            "gflops": round(row.gflops, 4),
+            "params": row.params / 1e6,
+            "gflops": round(row.gflops, 6),
             "top1": row.top1,
-            "cpu": rates.get((row.name, row.size, "cpu")),
-            "gpu": rates.get((row.name, row.size, "cuda")),
+            **rates(row),
             "licence": row.licence or "not stated",
-            "source": ", ".join(what for what, _ in family.sources(row)),
+            "source": family.published_in(row),
         }
         for family in families
         for row in family.rows

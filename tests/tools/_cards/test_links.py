@@ -3,6 +3,7 @@
 import datetime
 import errno
 import http.client
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -152,6 +153,35 @@ def test_without_a_network_nothing_is_claimed_and_nothing_lost(no_host: None) ->
     assert found == [*before, Seen("c")]
     assert [each.said for each in found] == ["2026-01-02", "2026-01-01; HTTP 404 on 2026-01-03", NOT_CHECKED]
     assert unreached == ["a", "b", "c"]
+
+
+def test_a_host_that_is_gone_is_told_where_another_answers_and_not_without_a_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def find_no_host(request: Request, timeout: float) -> None:
+        raise URLError(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+
+    monkeypatch.setattr(links, "urlopen", find_no_host)
+    assert check(["https://gone/a.pth"], {}) == ([Seen("https://gone/a.pth")], ["https://gone/a.pth"])
+    answered = {"https://gone/a.pth": links.NO_HOST, "https://there/b.pth": ("alive", "5")}
+    monkeypatch.setattr(links, "ask", answered.get)
+    (gone, _), unreached = check([*answered], {})
+    assert unreached == []
+    assert gone.said == f"never; no host of this name on {TODAY}"
+
+
+def test_a_host_that_never_answers_is_not_waited_for_with_every_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(link: str) -> tuple[str, str] | None:
+        asked.append(link)
+        return ("alive", "1") if link == "https://moody/1" else None
+
+    monkeypatch.setattr(links, "_AT_ONCE", 1)
+    monkeypatch.setattr(links, "ask", answer)
+    silent, moody = ([f"https://{host}/{i}" for i in range(6)] for host in ("silent", "moody"))
+    assert check([*silent, *moody], {})[1] == [*silent, moody[0], *moody[2:]]
+    assert asked == [*silent[:3], *moody]
 
 
 def test_a_host_that_cannot_be_reached_does_not_touch_what_was_seen_of_it(site: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from vertebra.tools._results import columns
 from vertebra.tools.benchmark import Row as ModelRow
 
 FAMILIES = {family.key: family for family in families()}
+NOT_EVALUATED = "No published weights of this family were evaluated by this project."
 
 
 def put(folder: Path, file: str, **columns: Sequence[object]) -> None:
@@ -53,7 +55,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_was_not_measured_is_not_there(results: Path) -> None:
     said = measured.measured(FAMILIES["van"])
     assert said.startswith("Not measured: accuracy on ImageNet")
-    assert "No published weights were downloaded or evaluated by this project." in said
+    assert NOT_EVALUATED in said
     assert "###" not in said
     assert "| not measured |" in measured.kernels(FAMILIES["van"])
     assert speeds() == {}
@@ -100,6 +102,13 @@ def test_a_kernels_effect_is_that_of_the_familys_own_cases_on_a_gpu(results: Pat
     assert "2.00 to 2.00 times as fast as the fastest other way, 1 case (Some CPU, 2026-01-02)" in said
 
 
+@pytest.mark.parametrize("key", FAMILIES)
+def test_every_kernel_of_a_family_has_a_case_to_be_measured_by(key: str) -> None:
+    for operator in FAMILIES[key].card["kernels"]:
+        cases = import_module(f"vertebra.kernels.{operator}.cases").CASES
+        assert [case for case in cases if case.startswith(f"{key}_")], operator
+
+
 def test_scores_come_with_their_weights_and_data_and_take_the_place_of_the_sentence_that_there_is_none(
     results: Path,
 ) -> None:
@@ -109,17 +118,42 @@ def test_scores_come_with_their_weights_and_data_and_take_the_place_of_the_sente
     said = measured.measured(FAMILIES["van"])
     assert "| `van_b0` | `van_b0` | pretrained | imagenet --tta | top1 | 50000 | 75.43 |" in said
     assert "50.00" not in said
-    assert "No published weights were downloaded" not in said
+    assert NOT_EVALUATED not in said
     assert not said.startswith("Not measured: accuracy")
-    assert "No published weights were downloaded" in measured.measured(FAMILIES["cswin"])
+    assert NOT_EVALUATED in measured.measured(FAMILIES["cswin"])
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "published"),
+    [
+        ("van_b0", "epoch_30.pth", False),
+        ("van_b0", "van_b0.pth", False),
+        ("cswin_tiny", "cswin_tiny_224.pth", True),
+        ("biformer_tiny", "biformer_tiny.pth", True),
+    ],
+)
+def test_scores_of_ones_own_weights_say_nothing_of_the_published_ones(
+    results: Path, model: str, weights: str, published: bool
+) -> None:
+    row = {"model": model, "config": model, "data": "imagenet", "metric": "top1", "images": 1, "value": 1}
+    write(results, "accuracy.csv", AccuracyRow, row | {"weights": weights})
+    assert (NOT_EVALUATED not in measured.measured(FAMILIES[model.partition("_")[0]])) is published
 
 
 def test_exported_files_are_told_with_their_sizes_and_times(results: Path) -> None:
     row = {"name": "van_b0", "task": "classification", "nodes": 432, "megabytes": 16.53, "opset": 20, "free": True}
     row |= {"difference": 2.34e-6, "onnxruntime_ms": 30.12, "pytorch_ms": 41.0, "height": 224, "width": 224}
-    write(results, "exports.csv", ExportRow, row)
-    line = "| `van_b0` | classification | Some CPU, 2 threads | free | 432 | 16.5 | 2e-06 | 224 x 224 | 30.1 | 41.0 |"
-    assert line in measured.measured(FAMILIES["van"])
+    row |= {"weights": "random"}
+    others = {"weights": "pretrained"}, {"options": "--static 64x64", "free": False, "reason": "--static"}
+    others = *others, {"device_name": "Other CPU", "task": "features"}
+    write(results, "exports.csv", ExportRow, row | {"nodes": 1}, row, *(row | other for other in others))
+    said, rest = measured.measured(FAMILIES["van"]), "432 | 16.5 | 2e-06 | 224 x 224 | 30.1 | 41.0 |"
+    assert f"| `van_b0` | classification | random | Some CPU, 2 threads | free | {rest}" in said
+    assert f"| `van_b0` | classification | pretrained | Some CPU, 2 threads | free | {rest}" in said
+    static = "| `van_b0` | classification --static 64x64 | random | Some CPU, 2 threads | fixed: --static |"
+    assert f"{static} {rest}" in said
+    assert f"| `van_b0` | features | random | Other CPU, 2 threads | free | {rest}" in said
+    assert said.count("| `van_b0` |") == 4, "the newest of the same"
     missing = measured.measured(FAMILIES["cswin"]).partition("No published")[0]
     assert "ONNX files" in missing
 
@@ -144,6 +178,13 @@ def test_a_speed_is_that_of_the_size_in_the_row(results: Path) -> None:
     assert rates["van_b4.in22k_ft_in1k_384"] == "3.0"
     page = {model["name"]: model["cpu"] for model in zoo.models(families())}
     assert (page["van_b4.in1k"], page["van_b4.in22k_ft_in1k_384"], page["van_b0.in1k"]) == (10.0, 3.0, None)
+
+
+def test_a_speed_of_one_set_of_weights_is_its_own(results: Path) -> None:
+    """Classes differ between them."""
+    write(results, "models.csv", ModelRow, SPEED | {"model": "van_b4"}, SPEED | {"model": "van_b4.in22k", "value": 8})
+    rates = {model["name"]: model["cpu"] for model in zoo.models(families())}
+    assert (rates["van_b4.in1k"], rates["van_b4.in22k"]) == (10, 8)
 
 
 def test_throughput_has_a_row_for_each_machine_and_size(results: Path) -> None:

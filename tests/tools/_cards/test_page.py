@@ -279,3 +279,20 @@ def test_whole_detectors_of_the_authors_are_of_rows_that_are_here(key: str) -> N
     assert {*own.heads} <= {leaf.path.stem for leaf in [*own.detectors, *own.segmenters]}
     assert [link for link in own.heads.values() if f"]({link})" not in text(key)] == []
     assert ("Whole detectors" in text(key)) == bool(own.heads)
+
+
+def test_a_known_hash_stands_by_its_file_and_says_what_it_is_for() -> None:
+    own, value = FAMILIES["van"], "ab" * 32
+    models = own.card["models"]
+    card = own.card | {"models": models | {"van_b1.in1k": models["van_b1.in1k"] | {"sha256": value}}}
+    said = weights(dataclasses.replace(own, card=card), {})
+    (line,) = [line for line in said.splitlines() if value in line]
+    assert line.startswith("| `van_b1.in1k` |")
+    assert line.endswith(f"| `{value}` |")
+    assert "has another hash is refused" in said
+    assert "is refused" not in weights(own, {})
+
+
+def test_a_family_of_which_no_weights_are_known_states_no_licence() -> None:
+    own = dataclasses.replace(FAMILIES["van"], entries=[], rows=[])
+    assert licence(own) == {"license": "other", "license_name": "not-stated"}

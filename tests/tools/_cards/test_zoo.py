@@ -54,6 +54,15 @@ def test_the_table_is_real_and_holds_every_model(page: Reader, models: list[dict
     assert shown == ["" if model["top1"] is None else str(float(model["top1"])) for model in models]
 
 
+def test_the_index_of_the_cards_is_the_same_table(page: Reader, models: list[dict[str, Any]]) -> None:
+    lines = (ROOT / "model_cards" / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| [`")]
+    cells = [each["text"] for each in page.all("td")]
+    width = len(zoo.COLUMNS) - 1
+    assert [re.sub(r"\[`(.*)`].*", r"\1", row[0]) for row in rows] == [model["name"] for model in models]
+    assert [row[1:] for row in rows] == [cells[i * width : (i + 1) * width] for i in range(len(models))]
+
+
 def test_columns_sort_by_buttons_that_say_so(page: Reader) -> None:
     heads = [each for each in page.all("th") if "thead" in each["in"]]
     assert [each["aria-sort"] for each in heads] == ["none"] * len(zoo.COLUMNS)

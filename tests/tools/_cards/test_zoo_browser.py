@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import BROWSERS, Page, opened
 from contrast import contrast
 from vertebra.tools._cards import zoo
-from vertebra.tools._cards.facts import ROOT, families
+from vertebra.tools._cards.facts import ROOT, families, full_name
+from vertebra.tools._cards.speed import Speed
 
 PAGE = (ROOT / "docs" / "zoo" / "index.html").as_uri()
 FILTERED = "#sort=top1&order=descending&family=van,cswin&params=20..90&axis=gflops"
@@ -74,6 +76,29 @@ def test_keys_alone_sort_filter_and_reset(page: Page, models: list[dict[str, Any
     reach(page, "button[type=reset]")
     page.press("Enter")
     assert len(shown(page)) == len(models)
+
+
+def test_keys_choose_the_axis_and_measured_speeds_are_plotted(
+    page: Page, models: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {model["name"]: Speed(10.0 + i, "CPU: some.") for i, model in enumerate(models[:20])}
+    monkeypatch.setattr(zoo, "speed_of", lambda row, kind, _: rates.get(full_name(row)) if kind == "cpu" else None)
+    (tmp_path / "zoo.html").write_text(zoo.page(families()), encoding="utf-8")
+    page.open((tmp_path / "zoo.html").as_uri())
+    reach(page, "#axis")
+    page.type("images")
+    assert page.run("document.getElementById('axis').selectedOptions[0].textContent") == "images a second, CPU"
+    assert page.run("location.hash") == "#axis=cpu"
+    marks = page.run("[...document.querySelectorAll('#picture title')].map((title) => title.textContent)")
+    known = [model for model in models[:20] if model["top1"] is not None]
+    assert len(marks) == len(known) > 10
+    for model in known:
+        assert any(model["name"] in mark for mark in marks), model["name"]
+    page.open((tmp_path / "zoo.html").as_uri())
+    reach(page, "#axis")
+    page.type("images a second, G")
+    assert page.run("location.hash") == "#axis=gpu"
+    assert page.run("document.querySelectorAll('#picture title').length") == 0
 
 
 def test_the_way_to_the_table_comes_first_and_keeps_the_view(page: Page) -> None:

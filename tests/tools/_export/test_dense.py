@@ -243,7 +243,7 @@ def test_segmenters_that_slide_are_refused() -> None:
     model = small_segmenter("semantic-fpn")
     assert refusal(dense(model, True)) is None
     model.test_cfg = {"mode": "slide"}
-    assert "--cfg-options model.test_cfg.mode=whole exports it" in (refusal(dense(model, True)) or "")
+    assert "--cfg-options model.test_cfg.mode=whole exports one" in (refusal(dense(model, True)) or "")
 
 
 @pytest.mark.parametrize("step", [{"type": "Resize", "scale_factor": 2.0}, {"type": "mmdet.RandomFlip", "prob": 0.5}])

@@ -18,6 +18,8 @@ from vertebra.tools._results import read
 from vertebra.tools.list import entries, make_rows
 
 RESULTS = ROOT / "results"
+PLACE = ("device_name", "threads", "torch", "timm", "onnxruntime", "commit")
+"""What the rows of one table have in common."""
 
 
 class Mean(nn.Module):
@@ -77,6 +79,6 @@ def test_the_published_table_has_every_name_at_free_sizes_close_to_pytorch_and_a
     for name, row in found.items():
         assert row["free"] == "True", f"{name}: {row['reason']}"
         assert 0 < float(row["difference"]) <= 1e-4, name
-        assert float(row["megabytes"]) <= 1.05e-6 * weights[name], name
+        assert float(row["megabytes"]) <= 1.05e-6 * weights[name] + 0.5, name  # the graph itself
         assert float(row["onnxruntime_ms"]) > 0 < float(row["pytorch_ms"]), name
-    assert len({(row["device"], row["commit"]) for row in found.values()}) == 1, "one machine, one commit"
+    assert len({tuple(row[column] for column in PLACE) for row in found.values()}) == 1
