@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
+from small_networks import one_per_family
 from vertebra.tools import publish
 from vertebra.tools._classifier import Classifier, load_classifier
 
@@ -68,6 +69,7 @@ def front_matter(folder: Path) -> dict[str, Any]:
         ("van_b0", {"depths": [1, 1, 1, 1]}),
         ("shvit_s1_fused", {"depths": [1, 1, 1]}),
         ("biformer_tiny", {"depths": [1, 1, 1, 1], "n_win": 4}),  # which no weight tells of
+        *(pytest.param(name, {}, marks=pytest.mark.all) for name in one_per_family()),
     ],
 )
 def test_folder_loads_back_as_the_same_model_bit_for_bit(name: str, options: dict[str, Any], tmp_path: Path) -> None:

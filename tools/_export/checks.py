@@ -90,7 +90,8 @@ class Report:
             f"{self.file}{beside if self.data_file else ''}: {self.megabytes:.1f} MB, {self.details}, "
             f"free batch{sizes}, exported in {self.seconds:.1f} s",
             f"outputs: {', '.join(self.outputs)}",
-            f"{self.runtime} against PyTorch, float32; largest difference in standard deviations of the output:",
+            f"{self.runtime} against PyTorch, float32; largest difference, in standard deviations of the output "
+            "or, where those are larger, hundredths of its largest value:",
             *map(str, self.checks),
             *self.notes,
         ]
@@ -113,11 +114,18 @@ def run_pytorch(name: str, model: nn.Module, shape: tuple[int, ...], fixed: bool
     Raises:
         UserError: the model does not take images of this size.
     """
-    images = noise(shape)
-    try:
+    with running(name, shape, fixed):
+        images = noise(shape)
         return images, _outputs(model, images)
+
+
+@contextlib.contextmanager
+def running(name: str, shape: Sequence[int], fixed: bool = False) -> Iterator[None]:
+    """A block that runs a model on images (..., H, W): what PyTorch cannot do is a `UserError`; `fixed` as above."""
+    try:
+        yield
     except (RuntimeError, AssertionError, ValueError) as error:
-        size = "x".join(map(str, shape[2:]))
+        size = "x".join(map(str, shape[-2:]))
         hint = "" if fixed else STATIC_HINT
         raise UserError(f"{name} cannot run on an image of {size} ({first_line(error)}){hint}") from error
 

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 from vertebra import __version__
 from vertebra.backbones._errors import UserError
 from vertebra.tools._classifier import Classifier, require_classes
-from vertebra.tools._export.checks import first_line
+from vertebra.tools._export.checks import first_line, running
 
 
 class FeatureMaps(nn.Module):
@@ -69,9 +69,13 @@ def settle_norms(classifier: Classifier, static: tuple[int, int] | None = None) 
 
     With their initial ones they do nothing, and in a deep network numbers grow until rounding decides on the answer:
     two runtimes could not be compared.
+
+    Raises:
+        UserError: the model does not take images of its size.
     """
-    device = next((p.device for p in classifier.model.parameters()), None)
-    update_bn([torch.randn(2, *image_size(classifier, static))], classifier.model, device)
+    device, shape = next((p.device for p in classifier.model.parameters()), None), image_size(classifier, static)
+    with running(classifier.name, shape, fixed=static is not None):
+        update_bn([torch.randn(2, *shape)], classifier.model, device)
 
 
 def metadata(classifier: Classifier, features: bool, input_size: tuple[int, ...]) -> dict[str, Any]:

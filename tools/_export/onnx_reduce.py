@@ -19,7 +19,7 @@ _QUANTISED = ["Conv", "MatMul", "Gemm"]
 
 
 def largest_value(path: Path, batches: Sequence[Tensor]) -> float:
-    """The largest magnitude of any finite number inside a float32 file on batches of images (B, C, H, W).
+    """The largest magnitude of any finite number inside a float32 file, and of its weights, on images (B, C, H, W).
 
     Raises:
         UserError: float16 does not reach so far. This is looked up in the float32 file, because on a CPU ONNX Runtime
@@ -31,7 +31,14 @@ def largest_value(path: Path, batches: Sequence[Tensor]) -> float:
         augmented, large = str(Path(folder, path.name)), bytes_of(path) > ONE_FILE_LIMIT
         calibrator = create_calibrator(path, augmented_model_path=augmented, use_external_data_format=large)
         calibrator.collect_data(_reader(batches))
-        ends = np.concatenate([np.ravel(data.range_value) for data in calibrator.compute_data().values()])
+        ends = [np.ravel(data.range_value) for data in calibrator.compute_data().values()]
+    onnx = check_packages()
+    weights = [
+        onnx.numpy_helper.to_array(x)
+        for x in onnx.load(path).graph.initializer
+        if x.data_type == onnx.TensorProto.FLOAT
+    ]
+    ends = np.concatenate([*ends, *(np.ravel([x.min(), x.max()]) for x in weights if x.size)])
     largest = float(np.abs(ends[np.abs(ends) < np.finfo(np.float32).max]).max())  # infinity and that are masks
     if largest > HALF_LIMIT:
         raise UserError(

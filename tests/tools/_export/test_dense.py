@@ -14,7 +14,8 @@ from vertebra.tools._export.model import read_metadata
 pytest.importorskip("mmdet")
 
 from onnx_files import assert_close, constant_bytes, free_axes, run
-from small_exports import dense, small_detector, small_segmenter
+from small_dense import SMALLEST, leaf
+from small_exports import BACKBONE, dense, small_detector, small_segmenter
 from small_networks import one_per_family
 from vertebra.tools import export_onnx
 from vertebra.tools._export import checks
@@ -102,11 +103,13 @@ def test_file_names_classes_colours_and_the_preparation_of_images(detector: tupl
     assert known["mask_threshold"] == 0.5
 
 
-@pytest.mark.all
+OURS = [("mask-rcnn", "van_b0"), *(("retinanet", name) for name in one_per_family())]
+
+
 @pytest.mark.parametrize(
-    ("head", "name"), [("mask-rcnn", "van_b0"), *(("retinanet", name) for name in one_per_family())]
+    ("head", "name"), [("retinanet", BACKBONE), *(pytest.param(*each, marks=pytest.mark.all) for each in OURS)]
 )
-def test_detectors_on_our_backbones_are_exported(head: str, name: str, tmp_path: Path) -> None:
+def test_detectors_are_exported_whole(head: str, name: str, tmp_path: Path) -> None:
     model = small_detector(head, name)
     report = export_dense(dense(model, False, STEPS), tmp_path / "m.onnx")
     assert min(check.share for check in report.checks) >= 0.95
@@ -169,12 +172,29 @@ def test_segmenters_on_our_backbones_are_exported(head: str, name: str, tmp_path
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("head", ["atss", "mask2former"])
-def test_features_are_backbone_and_neck_named_by_stride(head: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", SMALLEST)
+def test_segmenters_of_the_published_configs_are_exported_whole(family: str, tmp_path: Path) -> None:
+    """Those that slide as `--cfg-options model.test_cfg.mode=whole` makes them."""
+    for head in ("upernet", "semantic-fpn"):
+        if leaf(head, family) is None:
+            continue
+        model = small_segmenter(head, family)
+        model.test_cfg.mode = "whole"
+        out = tmp_path / f"{head}.onnx"
+        assert export_dense(dense(model, True), out).difference <= 1e-4
+        assert free_axes(out) == [0, 2, 3]
+
+
+@pytest.mark.all
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [("atss", BACKBONE), ("mask2former", BACKBONE), ("atss", "cswin_tiny"), ("dino-4scale", "shvit_s1_fused")],
+)
+def test_features_are_backbone_and_neck_named_by_stride(head: str, name: str, tmp_path: Path) -> None:
     segments = head == "mask2former"
-    model, out = (small_segmenter if segments else small_detector)(head), tmp_path / "m.onnx"
+    model, out = (small_segmenter if segments else small_detector)(head, name), tmp_path / "m.onnx"
     report = export_dense(dense(model, segments), out, features=True)
-    strides = (4, 8, 16, 32) if segments else (8, 16, 32, 64, 128)
+    strides = {"mask2former": (4, 8, 16, 32), "dino-4scale": (8, 16, 32, 64)}.get(head, (8, 16, 32, 64, 128))
     assert report.outputs == tuple(f"stride{s}" for s in strides)
     images = noise(2, 3, 75, 110)
     with torch.inference_mode():

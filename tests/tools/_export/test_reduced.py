@@ -256,6 +256,26 @@ def test_numbers_that_overflow_in_half_are_found_on_a_cpu_too(full: Path) -> Non
         largest_value(full, [images, 1e6 * images])
 
 
+def test_weights_that_overflow_in_half_are_found_where_no_answer_shows_them(full: Path, tmp_path: Path) -> None:
+    graph = onnx.load(full)
+    weight = next(x for x in graph.graph.initializer if x.name.endswith("fc.weight"))
+    changed = onnx.numpy_helper.to_array(weight).copy()
+    changed[0, 0] = -1e5  # of a channel that is zero
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
+    onnx.save(graph, tmp_path / "large.onnx")
+    with pytest.raises(UserError, match=r"reach 1e\+05, and float16 overflows above 65504"):
+        largest_value(tmp_path / "large.onnx", [torch.zeros(1, 3, 32, 32)])
+
+
+def test_half_precision_without_images_says_that_nothing_was_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export_onnx, "_load", lambda *_: tiny())
+    assert run_tool(export_onnx.main, ["test_resnet", "--out", str(tmp_path / "m.onnx"), "--fp16"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "accuracy not compared: --data DIR names a folder of images for that"
+
+
 def test_command_says_what_was_saved_and_lost(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
