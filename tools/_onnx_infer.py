@@ -20,6 +20,7 @@ from vertebra.tools._common import need
 from vertebra.tools._dense import Boxes, Dense
 from vertebra.tools._export.checks import first_line
 from vertebra.tools._export.model import read_metadata
+from vertebra.tools._resize import resize
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _NEEDED = {
@@ -163,14 +164,15 @@ def prepare(
     Returns:
         The image (1, 3, H, W), and the height and width that it has therein.
     """
-    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float()
+    resized = np.asarray(image)
     for step in known["resize"]:
-        pixels = _resize(pixels, _next_size(step, *pixels.shape[2:]))
-    height, width = pixels.shape[2:]
+        resized = resize(resized, *_next_size(step, *resized.shape[:2]))
+    height, width = resized.shape[:2]
     if fixed:
         shrink = min(1.0, fixed[0] / height, fixed[1] / width)
         height, width = int(height * shrink + 0.5), int(width * shrink + 0.5)
-        pixels = _resize(pixels, (height, width))
+        resized = resize(resized, height, width)
+    pixels = torch.tensor(resized).permute(2, 0, 1)[None].float()
     if known["channels"] == "BGR":
         pixels = pixels.flip(1)
     mean, std = (torch.tensor(known[key]).view(3, 1, 1) for key in ("mean", "std"))
@@ -190,13 +192,6 @@ def _next_size(step: Mapping[str, Any], height: int, width: int) -> tuple[int, i
     short, long = sorted(step["scale"])
     factor = min(long / max(height, width), short / min(height, width))
     return int(height * factor + 0.5), int(width * factor + 0.5)
-
-
-def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear without blurring first, and to whole numbers, as mm's images are: (1, 3, H, W) from 0 to 255."""
-    if tuple(pixels.shape[2:]) == size:
-        return pixels
-    return F.interpolate(pixels, size, mode="bilinear", align_corners=False).round()
 
 
 def paste(masks: Tensor, corners: Tensor, size: tuple[int, int], threshold: float) -> Tensor:

@@ -164,7 +164,7 @@ def test_images_are_resized_as_mm_resizes_them(
     found, inside = prepare(image, plain)
     assert tuple(found.shape) == (1, 3, *expected.shape[:2])
     assert inside == expected.shape[:2]
-    assert (found[0].permute(1, 2, 0) - torch.from_numpy(expected)).abs().max() <= 1.01
+    assert torch.equal(found[0].permute(1, 2, 0).round(), torch.from_numpy(expected).float())
 
 
 def test_images_are_normalised_in_the_order_of_channels_that_the_file_asks_for() -> None:
@@ -213,11 +213,11 @@ def test_exported_detectors_and_segmenters_give_what_pytorch_gives(head: str, tm
     assert isinstance(exported, OnnxDense)
     assert (exported.labels, exported.palette) == (built.labels, built.palette)
     if segments:
-        assert (exported.classes(image) == built.classes(image)).double().mean() > 0.99
+        assert (exported.classes(image) == built.classes(image)).double().mean() > 0.999
         return
     ours, theirs = exported.boxes(image), built.boxes(image)
     assert len(theirs.scores) >= 10
-    near = (ours.corners[:, None] - theirs.corners).abs().amax(2) < 2  # pixels, of grey values that differ by one
-    near &= (ours.scores[:, None] - theirs.scores).abs() < 0.05
+    near = (ours.corners[:, None] - theirs.corners).abs().amax(2) < 0.5  # pixels
+    near &= (ours.scores[:, None] - theirs.scores).abs() < 1e-3
     near &= ours.labels[:, None] == theirs.labels
-    assert near.any(0).float().mean() >= 0.8
+    assert near.any(0).float().mean() >= 0.95

@@ -52,18 +52,17 @@ def alike(box: dict[str, Any], other: dict[str, Any]) -> bool:
 @pytest.mark.all
 @pytest.mark.parametrize("files", ["retinanet_digits", "mask-rcnn_digits", "semantic-fpn_digits"], indirect=True)
 def test_an_exported_file_draws_the_picture_that_its_config_and_checkpoint_draw(files: str) -> None:
-    """But for what resizing the second one by other means than OpenCV's changes."""
     assert infer.main(["mine.py", "w.pth", "pictures", "--out", "pytorch"]) == 0
     assert export_onnx.main(["mine.py", "--checkpoint", "w.pth", "--out", "m.onnx"]) == 0
     assert infer.main(["m.onnx", "pictures", "--out", "onnx"]) == 0
-    for name, ours, theirs, most in zip(("1", "2"), results("onnx"), results("pytorch"), (1e-3, 0.05), strict=True):
+    for name, ours, theirs in zip(("1", "2"), results("onnx"), results("pytorch"), strict=True):
         if files == "semantic-fpn_digits":
-            assert ours["labels"] == pytest.approx(theirs["labels"], abs=most)
+            assert ours["labels"] == pytest.approx(theirs["labels"], abs=1e-3)
             assert len(theirs["labels"]) > 1
         else:
             assert len(theirs["boxes"]) >= 10
             other = [box for box in ours["boxes"] if not any(alike(box, each) for each in theirs["boxes"])]
-            assert len(other) <= most * len(theirs["boxes"])
+            assert len(other) <= 0.02 * len(theirs["boxes"])  # two of almost equal scores may change places
         pictures = [np.asarray(Image.open(f"{folder}/{name}.png").convert("RGB")) for folder in ("onnx", "pytorch")]
         assert pictures[0].shape == pictures[1].shape
-        assert (pictures[0] != pictures[1]).any(2).mean() < most
+        assert (pictures[0] != pictures[1]).any(2).mean() < 1e-3
