@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep as pause
 
 import onnxruntime
 import torch
@@ -19,8 +20,8 @@ from vertebra.tools._export.model import image_size, with_names
 from vertebra.tools._export.onnx_graph import open_session
 from vertebra.tools._results import Origin, check_csv, origin
 
-SECONDS, LEAST, MOST = 10.0, 3, 50
-"""Rounds go on for so many seconds, at least and at most so many of them."""
+TURNS, TURN, PAUSE = 5, 1.0, 0.2
+"""Each runtime gets so many turns of so many seconds, or of one run where that takes longer, after so long a pause."""
 
 ASKED = "--static"
 """The reason of a row whose size was fixed because it was asked for."""
@@ -116,22 +117,27 @@ def measure(
 
 
 def take_turns(file: Path, model: nn.Module, shape: tuple[int, ...]) -> tuple[float, float, int]:
-    """Median milliseconds of ONNX Runtime and of PyTorch for images of a shape, and the number of rounds.
+    """Median milliseconds of ONNX Runtime and of PyTorch for images of a shape, and the fewest runs of one of them.
 
-    The two take turns, so that a machine that grows slower or busier favours neither. The first run of each is left
-    out.
+    The two take turns, so that a machine that grows slower or busier favours neither. Turns are of many runs, and
+    apart, because the threads of ONNX Runtime stay busy for 50 ms after each run, in wait for the next one: PyTorch
+    between two runs would have its cores half. The first run of each is left out.
     """
     session, images = open_session(file), torch.randn(shape, generator=torch.Generator().manual_seed(0))
     feed = {"image": images.numpy()}
-    ours, theirs = [], []
+    times: tuple[list[float], list[float]] = [], []
     with torch.inference_mode():
         session.run(None, feed)
         model(images)
-        began = time.perf_counter()
-        while len(ours) < LEAST or (len(ours) < MOST and time.perf_counter() - began < SECONDS):
-            ours.append(_milliseconds(lambda: session.run(None, feed)))
-            theirs.append(_milliseconds(lambda: model(images)))
-    return statistics.median(ours), statistics.median(theirs), len(ours)
+        for _ in range(TURNS):
+            for found, run in zip(times, (lambda: session.run(None, feed), lambda: model(images)), strict=True):
+                pause(PAUSE)
+                end = time.perf_counter() + TURN
+                found.append(_milliseconds(run))
+                while time.perf_counter() < end:
+                    found.append(_milliseconds(run))
+    ours, theirs = times
+    return statistics.median(ours), statistics.median(theirs), min(len(ours), len(theirs))
 
 
 def _milliseconds(step: Callable[[], object]) -> float:
