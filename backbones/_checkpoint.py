@@ -113,7 +113,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         reason = in_words(str(error), "its bytes make no sense")
         if "TorchScript" in reason:
             raise UserError(f"checkpoint {path} is a TorchScript program, not a file of weights") from None
-        raise DamagedFile(f"checkpoint {path} is truncated or no checkpoint file ({reason})") from error
+        raise DamagedFile(no_checkpoint(path, reason)) from error
     if not isinstance(checkpoint, dict):
         raise UserError(
             f"checkpoint {path} holds a {type(checkpoint).__name__}; a dictionary of weights is what can be loaded"
@@ -137,6 +137,12 @@ def check_archive(path: str | Path) -> None:
         raise DamagedFile(f"checkpoint {path} is damaged: the bytes of {damaged} are not those that were written")
 
 
+def no_checkpoint(path: Path, reason: str) -> str:
+    """The sentence for a file that cannot be read as weights."""
+    said = f"checkpoint {path} is truncated or no checkpoint file ({reason})"
+    return f"{said}; what torch.save or safetensors wrote is accepted"
+
+
 def in_words(said: str, otherwise: str) -> str:
     """The first line of an error, if it has words: some say a number alone."""
     first = shorten(said.strip().partition("\n")[0], 160, placeholder=" ...")
@@ -155,7 +161,7 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> UserError:
     with path.open("rb") as file:
         pickled = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
     if not pickled:
-        return DamagedFile(f"checkpoint {path} is truncated or no checkpoint file ({said})")
+        return DamagedFile(no_checkpoint(path, said))
     shown = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
     return UserError(
         f"checkpoint {path} is refused: "

@@ -7,7 +7,7 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,7 @@ from mmengine.registry import (
     VISBACKENDS,
 )
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 
 from ..backbones._errors import UserError
 from ..backbones._names import check_model_name
@@ -78,6 +79,8 @@ def find_config(name: str) -> Path:
             return path
     names = config_names()
     near = get_close_matches(name.removesuffix(".py"), names, n=3, cutoff=0.5)
+    beside = [other for other in names if "/" in name and other.startswith(f"{name.partition('/')[0]}/")]
+    near = near or beside[:5]
     hint = f"did you mean {', '.join(near)}?" if near else f"names begin with {', '.join(names[:3])} ..."
     raise UserError(f"there is no config {name!r}, neither as a file nor under configs/; {hint}")
 
@@ -89,6 +92,8 @@ def read_config(name: str) -> Config:
         UserError: no such config, or its file cannot be run.
     """
     path = find_config(name)
+    if path.suffix != ".py":
+        raise UserError(f"{path} is no config: a Python file (.py) or a name under configs/ is accepted")
     try:
         with _named_bases_resolved(path) as readable:
             config = Config.fromfile(str(readable))
@@ -295,8 +300,19 @@ def build_runner(config: Config) -> Runner:
     kind = RUNNERS.get(config.get("runner_type", "VertebraRunner"))
     if kind is None:
         raise UserError(f"runner_type is {config.runner_type!r}; mmengine knows no such runner")
-    with explaining(lambda: True), naming_lost_peers():
+    with explaining(lambda: True), naming_lost_peers(), _closing_logs():
         return kind.from_cfg(config)
+
+
+@contextmanager
+def _closing_logs() -> Iterator[None]:
+    """After an error, close the logs that were opened: TensorBoard's thread would write into a folder that is gone."""
+    try:
+        yield
+    except BaseException:
+        with suppress(RuntimeError):  # none has been opened
+            Visualizer.get_current_instance().close()
+        raise
 
 
 @contextmanager

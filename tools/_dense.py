@@ -260,25 +260,29 @@ def _with_mask(picture: Image.Image, mask: dict[str, Any], colour: tuple[int, ..
 
 
 def draw_segments(dense: Dense, image: Image.Image, classes: Tensor) -> Image.Image:
-    """The image under the colours of its classes, above a legend of those that cover some of it."""
+    """The image under the colours of its classes, above a legend that names those which cover some of it."""
     shares = {i: (classes == i).double().mean().item() for i in classes.unique().tolist()}
     least = min(_SHARE, max(shares.values()))  # of very many classes, all may be rare
-    present = [i for i, share in shares.items() if share >= least]
+    named = {i: f"{dense.label(i)}: {share:.1%}" for i, share in shares.items() if share >= least}
+    entries = [(dense.colour(i), text) for i, text in named.items()]
+    if len(named) < len(shares):
+        entries.append((None, f"{len(shares) - len(named)} more below {least:.1%}"))
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
-    masks = torch.stack([classes == i for i in present])
-    drawn = draw_segmentation_masks(pixels, masks, alpha=0.55, colors=[dense.colour(i) for i in present])
+    masks = torch.stack([classes == i for i in shares])
+    drawn = draw_segmentation_masks(pixels, masks, alpha=0.55, colors=[dense.colour(i) for i in shares])
     picture, _ = enlarged(Image.fromarray(drawn.permute(1, 2, 0).numpy()), _WIDTH)
     width = max(picture.width, _WIDTH)
     size = max(12, width // 32)
     font, row = find_font(size), round(size * 1.6)
     columns = max(1, width // (size * 11))
-    rows = -(-len(present) // columns)
+    rows = -(-len(entries) // columns)
     sheet = Image.new("RGB", (width, picture.height + rows * row + 8), "white")
     sheet.paste(picture)
     pen = ImageDraw.Draw(sheet)
-    for place, i in enumerate(present):
+    for place, (colour, text) in enumerate(entries):
         left = place % columns * (width // columns) + 6
         top = picture.height + 4 + place // columns * row
-        pen.rectangle((left, top + 3, left + size, top + 3 + size), fill=dense.colour(i))
-        pen.text((left + size + 6, top + 1), f"{dense.label(i)} {shares[i]:.0%}", fill="black", font=font)
+        if colour:
+            pen.rectangle((left, top + 3, left + size, top + 3 + size), fill=colour)
+        pen.text((left + size + 6, top + 1), text, fill="black", font=font)
     return sheet

@@ -15,7 +15,7 @@ from typing import IO, Any, ClassVar
 
 import torch
 from torch import Tensor
-from vertebra.backbones._checkpoint import check_file, in_words
+from vertebra.backbones._checkpoint import check_file, in_words, no_checkpoint
 from vertebra.backbones._errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # opens a stream of pickles
@@ -53,7 +53,7 @@ def read_inert(path: str | Path) -> tuple[dict[Any, Any], list[str]]:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # what comes of bytes that anyone may have written has no end of names
         reason = in_words(str(error), "its bytes make no sense")
-        raise UserError(f"checkpoint {path} is truncated or no checkpoint file ({reason})") from error
+        raise UserError(no_checkpoint(path, reason)) from error
     if not isinstance(content, dict):
         kind = content.name if isinstance(content, Foreign) else type(content).__name__
         raise UserError(f"checkpoint {path} holds a {kind}; a dictionary of weights is what can be converted")

@@ -5,10 +5,13 @@ detector or segmenter from what it leaves. A run that was ended in it goes on wi
 has ended is not run again.
 """
 
+import copy
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from vertebra.backbones._errors import UserError
 
@@ -60,6 +63,31 @@ def arguments(given: dict[str, Any], config: Any, seed: int | None, device: str 
     words += ["--device", device] if device else []
     options = list(given.get("options") or ())
     return [*words, *(["--cfg-options", *options] if options else [])]
+
+
+def check(config: Any) -> None:
+    """Build once what the config describes, as its run will: a mistake in it is said before minutes of training.
+
+    Raises:
+        UserError: an entry that what it is meant for does not take.
+    """
+    from vertebra.engine.config import build_runner, explaining
+
+    tried = copy.deepcopy(config)
+    tried.experiment_name = uuid4().hex  # mmengine finds what it has built by this name
+    with tempfile.TemporaryDirectory() as logs:
+        tried.work_dir = logs
+        runner = build_runner(tried)
+        try:
+            with explaining(lambda: True):
+                _ = runner.train_loop  # is built when it is looked at
+                runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+                if runner.param_schedulers is not None:
+                    runner.build_param_scheduler(runner.param_schedulers)
+                if config.get("val_cfg"):
+                    _ = runner.val_loop
+        finally:
+            runner.visualizer.close()
 
 
 def folder(config: Any) -> Path:

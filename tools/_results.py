@@ -130,7 +130,7 @@ def append(path: Path, rows: Sequence[Any]) -> None:
     writer.writerows(asdict(row) for row in rows)
     with path.open("a", encoding="utf-8", newline="") as file:
         file.write(text.getvalue())
-    print(f"{len(rows)} rows appended to {path}")
+    print(f"{len(rows)} row{'s' * (len(rows) != 1)} appended to {path}")
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -27,6 +27,7 @@ from vertebra.backbones._names import check_model_name
 from vertebra.tools._classifier import classes_in
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools._inert_pickle import read_inert
+from vertebra.tools._places import check_file
 
 _EMA_PLACES = ("state_dict_ema", "model_ema")
 _KEPT = ("options", "labels", "transform", "mean", "std")  # of what this project's own training wrote
@@ -98,6 +99,7 @@ def convert(name: str, source: str | Path, out: str | Path, raw: bool = False) -
     check_model_name(name)
     if out.suffix != ".safetensors":
         raise UserError(f"{out} must end in .safetensors, by which every reader knows the format")
+    check_file(out, str(out), "weights.safetensors")
     checkpoint, left_out = (read_checkpoint(source), []) if source.suffix == ".safetensors" else read_inert(source)
     known = _known(name, checkpoint, source)
     model, fresh = _fill(name, checkpoint, known, str(source), raw)

@@ -44,7 +44,7 @@ from vertebra.tools._export import programs
 from vertebra.tools._export.classifier import OnnxReport, export
 from vertebra.tools._export.files import check_target, tell_leftovers
 from vertebra.tools._export.model import settle_norms
-from vertebra.tools._export.onnx_graph import check_opset, check_packages
+from vertebra.tools._export.onnx_graph import LOWEST_OPSET, check_opset, check_packages
 from vertebra.tools._results import append
 
 if TYPE_CHECKING:
@@ -66,7 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="F", help="the file to write; with --all, the folder, exports.csv included")
     add("--features", action="store_true", help="export the feature maps instead of the classifier")
     add("--static", metavar="HxW", help="fix height and width, where a model cannot do without")
-    add("--opset", type=int, metavar="N", help="version of the ONNX operators (default: PyTorch's own)")
+    add(
+        "--opset",
+        type=int,
+        metavar="N",
+        help=f"version of ONNX's operators, from {LOWEST_OPSET} on (default: PyTorch's)",
+    )
     add(
         "--format",
         choices=("onnx", *programs.FORMATS),
@@ -89,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--csv",
         type=Path,
         metavar="F",
-        help="time the file beside PyTorch; append a row, to results/exports.csv say (with --all: OUT/exports.csv)",
+        help="time a float32 file beside PyTorch and append a row, to results/exports.csv say (--all: OUT/exports.csv)",
     )
     add("--all", action="store_true", help="export every name of vertebra, or those that NAME means to `vertebra list`")
     add("--family", metavar="A,B", help="with --all: names of these families")

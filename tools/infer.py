@@ -27,6 +27,7 @@ from vertebra.tools._classifier import (
 from vertebra.tools._common import make_parser, need, pick_device, run_tool
 from vertebra.tools._onnx_infer import is_onnx_target, load_onnx
 from vertebra.tools._pictures import enlarged, find_font, read_picture, refuse_overwriting, write_picture
+from vertebra.tools._places import check_folder
 
 if TYPE_CHECKING:
     from vertebra.tools._dense import Dense
@@ -177,6 +178,11 @@ def classes_name(name: str) -> str:
 
 def load_target(target: str, checkpoint: str, device: torch.device) -> "Classifier | Dense":
     """The model of a name, or of a config, which needs mmengine to be read."""
+    if Path(target).is_file() and Path(target).suffix != ".py":
+        raise UserError(
+            f"{target} is a file that infer does not run: a config (.py), a model's name or FILE.onnx is accepted; "
+            "docs/export.md says how PyTorch loads the other formats of `export_onnx`"
+        )
     if "/" not in target and not target.endswith(".py"):
         return load_classifier(target, checkpoint, device=device)
     need("mmengine", extra="train")
@@ -202,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if onnx and inputs != args.inputs:
         raise UserError(f"{args.target} holds its weights; after it come images and folders, and no {checkpoint}")
     out = Path(args.out)
+    check_folder(out, f"--out {out}")
     names = picture_names(find_images(inputs, out))
     paths = list(names)
     refuse_overwriting(paths, [file for name in names.values() for file in (name, classes_name(name))], out)
@@ -218,14 +225,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         results = list(write_dense(model, images, names, out, args.score_thr))
     if not results:
-        raise UserError(f"none of the {len(paths)} files given can be read as an image")
+        raise UserError(f"no file of the {len(paths)} given can be read as an image")
     write_whole(out / RESULTS, (json.dumps(results, indent=1) + "\n").encode())
     skipped = f", {len(paths) - len(results)} skipped" if len(results) < len(paths) else ""
     images_said = f"{len(results)} image{'s' * (len(results) != 1)} predicted{skipped}"
     print(f"{images_said}: pictures and {RESULTS} are in {out}")
     empty = sum(result.get("boxes") == [] for result in results)
     if empty:
-        print(f"{empty} of them without a box of score {args.score_thr} or more: --score-thr lowers that")
+        print(f"without a box of score {args.score_thr} or more: {empty} of {len(results)}; --score-thr lowers that")
     return 0
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
 from vertebra.tools._common import make_parser, need, run_tool
+from vertebra.tools._places import check_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,11 +175,7 @@ def check_out(out: Path) -> None:
     """Refuse a path that no picture can be written to, before anything is read."""
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"--out {out} has the suffix {out.suffix!r}; a picture ends in {', '.join(SUFFIXES)}")
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder; the name of a picture is wanted")
-    for parent in out.parents:
-        if parent.exists() and not parent.is_dir():
-            raise UserError(f"--out {out} lies below {parent}, which is a file and no folder")
+    check_file(out, f"--out {out}", "curves.png")
 
 
 def _figure(runs: Sequence[Run]) -> "Figure":

@@ -9,6 +9,7 @@ import filecmp
 import glob
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from vertebra.tools._cards.hub import card, is_ours, published_licence
 from vertebra.tools._classifier import Classifier, load_classifier, require_classes
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools._export.checks import TOLERANCE, difference
+from vertebra.tools._places import check_folder
 
 FILES = ("README.md", "config.json", "model.safetensors")
 _LAST = "config.json"
@@ -79,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = build_parser().parse_args(argv)
     device = pick_device(args.device)
+    if args.licence and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", args.licence):
+        raise UserError(f"--licence is {args.licence!r}; an identifier of the Hub is accepted: apache-2.0, mit, other")
     _check_folder(args.out)
     metrics = read_metrics(args.metrics, args.name, args.checkpoint) if args.metrics else None
     classifier = load_classifier(args.name, args.checkpoint, device=device)
@@ -156,13 +160,11 @@ def _write(folder: Path, classifier: Classifier, licence: str | None) -> None:
 
 def _check_folder(out: Path) -> None:
     """Refuse, before a model is loaded, a folder that holds other files than this tool writes."""
+    check_folder(out, str(out))
     try:
-        nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
         found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
-    if not nearest.is_dir():
-        raise UserError(f"{out} cannot be written: {nearest} is no folder")
+        raise UserError(f"{out} cannot be read: {error.strerror or error}") from error
     others = [name for name in found if name not in FILES and not name.startswith(_TEMPORARY)]
     if others:
         raise UserError(f"{out} holds {others[0]}: a new or empty folder is accepted, and nothing was written")

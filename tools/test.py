@@ -19,6 +19,7 @@ from vertebra.backbones._names import check_model_name
 from vertebra.tools._accuracy import Row, rows_of, shares
 from vertebra.tools._classifier import PRETRAINED, load_classifier
 from vertebra.tools._common import add_cfg_options, make_parser, need, parse_changes, run_tool, versions
+from vertebra.tools._places import check_file
 from vertebra.tools._results import append, check_csv
 from vertebra.tools.train import choose_device
 
@@ -181,8 +182,8 @@ def _report(found: dict[str, Any], seconds: float, model: str, args: argparse.Na
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     args = build_parser().parse_args(argv)
-    if args.out and Path(args.out).is_dir():
-        raise UserError(f"--out {args.out} is a folder; a file to write the metrics to is accepted")
+    if args.out:
+        check_file(Path(args.out), f"--out {args.out}", "metrics.json")
     need("mmengine", extra="train")
     need("cv2", extra="train")
     device = choose_device(args.device)

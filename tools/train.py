@@ -236,7 +236,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     settle_work_dir(config, args.resume)
     first = _pretraining.wanted(config)
     if first:
-        _pretraining.pretrain(config, _pretraining.arguments(first, config, args.seed, args.device), main)
+        words = _pretraining.arguments(first, config, args.seed, args.device)
+        with leaving_no_litter(Path(config.work_dir), Path(config.filename).name):
+            _pretraining.check(config)
+        _pretraining.pretrain(config, words, main)
     with leaving_no_litter(Path(config.work_dir), Path(config.filename).name) as hooks:
         summary = train(config, hooks)
     if is_first():

@@ -16,6 +16,7 @@ from vertebra.backbones._files import write_whole
 from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier, require_pictures
 from vertebra.tools._common import make_parser, pick_device, run_tool
 from vertebra.tools._pictures import fitted, read_picture, refuse_overwriting, write_picture
+from vertebra.tools._places import check_folder
 from vertebra.tools._visualize.inside import KINDS, choose, few, look_inside
 from vertebra.tools._visualize.looks import Look, Subject, attention, check_head, field, reasons, routed, windows
 from vertebra.tools._visualize.view import prepare
@@ -142,11 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.samples < 1:
         raise UserError(f"--samples is {args.samples}; it takes 1 or more")
+    check_folder(args.out, f"--out {args.out}")
     image = read_picture(args.image)
     checkpoint = None if args.checkpoint == FRESH else args.checkpoint
     if checkpoint is None:
         print(f"{args.name}: weights are fresh and random, as --checkpoint asks", file=sys.stderr)
-    classifier = load_classifier(args.name, checkpoint, device=pick_device(args.device))
+    try:
+        classifier = load_classifier(args.name, checkpoint, device=pick_device(args.device))
+    except UserError as error:
+        if args.checkpoint != PRETRAINED or "cannot be had" not in str(error):
+            raise
+        raise UserError(f"{error}; --checkpoint takes a file too, or `{FRESH}`") from error
     classifier.model.requires_grad_(False)
     target = class_index(classifier, args.target)
     subject = make_subject(classifier, image, args.at)

@@ -176,7 +176,7 @@ def test_what_is_no_checkpoint_is_one_sentence(make: Callable[[Path], Any], sent
 
 def test_a_reason_is_given_in_words_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(b"\x80\x02he.")  # PyTorch's unpickler says "101", the byte
-    with pytest.raises(UserError, match=r"truncated or no checkpoint file \(\D*\)$"):
+    with pytest.raises(UserError, match=r"truncated or no checkpoint file \(\D*\); what torch.save"):
         read_checkpoint(tmp_path / "a.pth")
 
 

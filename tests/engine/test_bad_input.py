@@ -253,12 +253,23 @@ def test_an_image_that_does_not_exist_is_named(run: Callable) -> None:
     assert_refused(run("infer", "van_b0", "nowhere.png", "--out", "out"), "nowhere.png does not exist")
 
 
+def test_a_file_that_is_neither_config_nor_onnx_is_named(run: Callable, tmp_path: Path) -> None:
+    (tmp_path / "program.ts").write_bytes(b"\x96")
+    Image.new("RGB", (40, 40)).save(tmp_path / "yes.png")
+    assert_refused(run("infer", "program.ts", "yes.png", "--out", "out"), "program.ts", "infer does not run")
+    assert_refused(run("train", "program.ts"), "program.ts is no config", ".py")
+
+
+def test_a_config_that_does_not_exist_is_answered_with_those_beside_it(run: Callable) -> None:
+    assert_refused(run("train", "demo/nothing_like_it"), "demo/nothing_like_it", "demo/retinanet_digits")
+
+
 def test_files_that_are_no_images_are_said_to_be_none(run: Callable, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     torch.save(timm.create_model("van_b0", num_classes=4).state_dict(), weights)
     (tmp_path / "no.png").write_text("no image")
     Image.new("RGB", (40, 40)).save(tmp_path / "yes.png")
-    assert_refused(run("infer", "van_b0", "weights.pth", "no.png", "--out", "out"), "none of the 1 files")
+    assert_refused(run("infer", "van_b0", "weights.pth", "no.png", "--out", "out"), "no file of the 1 given")
     tool = run("infer", "van_b0", "weights.pth", "no.png", "yes.png", "--out", "out")
     assert tool.code == 0, tool.said
     assert "1 image predicted, 1 skipped" in tool.said

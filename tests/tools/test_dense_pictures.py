@@ -121,10 +121,9 @@ def test_regions_take_the_colours_of_their_classes(dense: Dense, classes: torch.
     drawn = np.asarray(draw_segments(dense, image((64, 48)), classes)).astype(int)
     assert drawn.shape[1] == 512
     whole = classes.repeat_interleave(8, 0).repeat_interleave(8, 1).numpy()  # the image is 8 times as large
-    for index, colour in ((0, RED), (2, BLUE)):
+    for index, colour in ((0, RED), (1, GREEN), (2, BLUE)):
         pixels = drawn[:384][whole == index]
         assert abs(pixels - (0.45 * np.array(GREY) + 0.55 * np.array(colour))).max() <= 1
-    assert (drawn[:384][whole == 1] == GREY).all()  # too few to be told
 
 
 def test_the_legend_names_the_classes_that_cover_some_of_the_image(
@@ -137,7 +136,7 @@ def test_the_legend_names_the_classes_that_cover_some_of_the_image(
     )
     legend = draw_segments(dense, image((64, 48)), classes)
     legend = legend.crop((0, 384, *legend.size))
-    assert said == ["sky 50%", "bus 50%"]
+    assert said == ["sky: 49.9%", "bus: 50.0%", "1 more below 0.5%"]
     colours = {colour for _, colour in legend.getcolors(legend.width * legend.height)}
     assert colours & {RED, GREEN, BLUE} == {RED, BLUE}
     assert (0, 0, 0) in colours  # the names
@@ -165,5 +164,5 @@ def test_names_of_a_narrow_image_have_room_beside_it(dense: Dense, monkeypatch: 
     classes[600:] = 2
     legend = draw_segments(dense, narrow, classes)
     assert boxes.width == legend.width
-    assert len(extents) == 3
+    assert len(extents) == 3  # one box, two classes
     assert all(left >= 0 and right <= legend.width for left, _, right, _ in extents)

@@ -11,7 +11,9 @@ pytest.importorskip("mmengine", reason="the extra `train` is not installed")
 
 from line_runs import line_runner
 from mmengine.config import Config
+from mmengine.visualization import TensorboardVisBackend
 from vertebra.backbones._errors import UserError
+from vertebra.engine.config import build_runner, read_config
 from vertebra.tools.train import log_backends
 
 
@@ -52,6 +54,19 @@ def test_a_service_that_is_not_installed_is_one_sentence(name: str, monkeypatch:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"{name}.*not installed.*vertebra\[loggers\]"):
         log_backends(name)
+
+
+def test_logs_of_a_run_that_cannot_be_built_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise TensorBoard's thread writes on into a folder that is removed, and complains."""
+    closed: list[TensorboardVisBackend] = []
+    monkeypatch.setattr(TensorboardVisBackend, "close", closed.append)
+    config = read_config("demo/van_b0_digits")
+    config.model.foo = 1
+    config.work_dir = str(tmp_path)
+    config.visualizer.vis_backends = log_backends("tensorboard")
+    with pytest.raises(UserError, match="'foo' to VAN"):
+        build_runner(config)
+    assert len(closed) == 1
 
 
 def test_a_line_of_json_has_what_a_run_is_watched_by(tmp_path: Path) -> None:

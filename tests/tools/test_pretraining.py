@@ -78,6 +78,25 @@ def test_the_detector_starts_from_what_the_classifier_learned_also_after_a_stop(
     assert again.said.count("as a classifier") == 2  # of the first two commands
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "model.bbox_head.foo=1",
+        "train_dataloader.num_batches=25",
+        "optim_wrapper.optimizer.foo=1",
+        "val_evaluator.foo=1",
+    ],
+)
+def test_a_mistake_in_the_detector_is_said_before_the_classifier_is_trained(
+    start: Callable[..., Started], tmp_path: Path, option: str
+) -> None:
+    refused = start("--cfg-options", option).wait()
+    assert refused.code == 2, refused.said
+    assert option.split(".")[-1].split("=")[0] in refused.said
+    assert "as a classifier" not in refused.said
+    assert not (tmp_path / "run").exists()
+
+
 def test_data_without_the_classifiers_is_one_sentence(
     start: Callable[..., Started], folder: Path, tmp_path: Path
 ) -> None:

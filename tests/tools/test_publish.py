@@ -158,11 +158,11 @@ def test_front_matter_of_own_weights_has_no_licence_no_data_and_no_result_that_n
 
 
 def test_metrics_stand_in_the_card_as_they_were_measured(van: Classifier, tmp_path: Path) -> None:
-    metrics = {"top1": 0.8125, "top5": 1.0, "images": 360, "model": "van_b0", "checkpoint": "epoch_18.pth"}
+    metrics = {"top1": 0.8125, "top5": 1.0, "images": 360, "model": "van_b0", "checkpoint": "mine/epoch_18.pth"}
     publish.publish(van, tmp_path / "hub", metrics, licence="MIT")
     (results,) = front_matter(tmp_path / "hub")["model-index"][0]["results"]
-    assert [metric["value"] for metric in results["metrics"]] == [0.8125, 1.0]
-    assert results["dataset"]["name"] == "360 images"
+    assert [metric["value"] for metric in results["metrics"]] == [81.25, 100.0]
+    assert results["dataset"]["name"] == "360 images of the publisher"
     assert front_matter(tmp_path / "hub")["license"] == "mit"
     text = (tmp_path / "hub" / "README.md").read_text()
     assert "| top-1 accuracy | 81.25% |" in text

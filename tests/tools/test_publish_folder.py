@@ -135,6 +135,7 @@ def test_full_disk_leaves_no_folder(network: Classifier, tmp_path: Path) -> None
             "--metrics other.json is of van_b1, not of test_",
         ),
         (["test_resnet", "w", "new", "--metrics", "older.json"], "is of the checkpoint run/epoch_1.pth, not of "),
+        (["test_resnet", "w", "new", "--licence", "my own"], "--licence is 'my own'; an identifier of the Hub"),
         (["test_resnet", "w", "new", "--device", "toaster"], "--device toaster cannot be used here"),
     ],
 )

@@ -73,8 +73,8 @@ class Family:
         return sources(self.card, self.published(row))
 
     def published_in(self, row: Row) -> str:
-        """The same in words, without links."""
-        return ", ".join(what for what, _ in self.sources(row))
+        """Where a model's top-1 stands, in words without links; nothing where none was published."""
+        return "" if row.top1 is None else ", ".join(what for what, _ in self.sources(row))
 
     @cached_property
     def files(self) -> set[str]:

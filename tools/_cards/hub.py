@@ -1,6 +1,7 @@
 """The README of a published classifier: front matter that the Hugging Face Hub reads, and what a user must know."""
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import timm
@@ -68,10 +69,10 @@ def _front_matter(classifier: Classifier, licence: str | None, metrics: Mapping[
         EvalResult(
             task_type="image-classification",
             dataset_type="imagefolder",
-            dataset_name=f"{metrics['images']} images" if metrics.get("images") else "images of the publisher",
+            dataset_name=" ".join(filter(None, [str(metrics.get("images") or ""), "images of the publisher"])),
             metric_type="accuracy",
-            metric_name=said,
-            metric_value=metrics[key],
+            metric_name=f"{said} accuracy in percent",
+            metric_value=round(100 * metrics[key], 3),
         )
         for key, said in _METRICS.items()
         if metrics and key in metrics
@@ -109,7 +110,7 @@ def _summary(classifier: Classifier) -> str:
 
 
 def _usage(classifier: Classifier) -> str:
-    ours = "import vertebra  # registers the name with timm\n" if is_ours(classifier.name) else ""
+    ours = "import vertebra  # a package to install, which brings the name\n" if is_ours(classifier.name) else ""
     return f"""```python
 import timm
 import torch
@@ -149,7 +150,8 @@ def _table(rows: Mapping[str, str]) -> str:
 
 def _results(metrics: Mapping[str, Any]) -> str:
     rows = {f"{said} accuracy": f"{metrics[key]:.2%}" for key, said in _METRICS.items() if key in metrics}
-    rows |= {key: str(metrics[key]) for key in ("images", "checkpoint", "versions") if metrics.get(key)}
+    known = metrics | {"checkpoint": PurePath(metrics.get("checkpoint") or "").name}  # folders are the publisher's own
+    rows |= {key: str(known[key]) for key in ("images", "checkpoint", "versions") if known.get(key)}
     return "Measured by `vertebra test`.\n\n" + _table(rows)
 
 
@@ -165,5 +167,7 @@ def _source(classifier: Classifier, licence: str | None) -> str:
         note = known.get("licence_note", "").strip() if classifier.published else ""
         lines.append(f"Licence that the authors gave their code: {known['licence']}. {note}".strip())
     lines.append(f"Licence of these weights: {licence or 'not stated'}")
+    if not classifier.published:
+        lines.append("How these weights were trained, and what they are not for: not stated")
     lines.append(f"Written by {versions()}")
     return "\n".join(f"- {line}" for line in lines)

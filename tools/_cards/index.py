@@ -42,6 +42,8 @@ def index(families: Sequence[Family]) -> str:
         "from the file system and needs no network. [cards.yml](cards.yml) holds what the authors published; `make "
         "cards` writes all pages anew from it, the configs and [results/](../results).",
         f"## All {len(cells)} models",
+        f"Of {len({row.name for family in families for row in family.rows})} names; behind the point is the tag of a "
+        "set of weights, of which some names have several and some none.",
         f"{said}{devices}".strip(),
         table(_COLUMNS, cells, left=2, words=2),
     ]
@@ -67,5 +69,5 @@ def _rate(speed: Speed | None) -> str:
 
 
 def _first(text: str) -> str:
-    """Its first sentence."""
-    return text.partition(". ")[0].rstrip(".") + "."
+    """Its first two sentences."""
+    return ". ".join(text.strip().split(". ")[:2]).rstrip(".") + "."

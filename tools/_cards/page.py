@@ -3,6 +3,8 @@
 What a family says of itself stands in model_cards/cards.yml; what holds for all of them stands here.
 """
 
+import re
+
 from vertebra.tools._cards.facts import Family, as_published, decimals, full_name
 from vertebra.tools._cards.header import header
 from vertebra.tools._cards.links import Seen
@@ -19,6 +21,14 @@ _BIAS = (
     "A classifier names one of its classes for every picture, also where none fits, and its scores are no "
     "probabilities of being right unless you calibrate them on your data.",
 )
+
+_SIGNS = {
+    "–": "none published",
+    "…": "published and not read",
+    "?": "not verified against the paper",
+    "ms": "at many scales (`--tta`)",
+}
+"""What stands in the cells of published scores beside numbers."""
 
 
 def page(family: Family, seen: dict[str, Seen]) -> str:
@@ -115,8 +125,11 @@ def _rows(title: str, data: str, found: list[Leaf]) -> str:
     for leaf in found:
         name = f"{data}/{leaf.family}/{leaf.path.stem}"
         cells.append([f"[`{name}`](../configs/{name}.py)", leaf.score, leaf.parameters, _links(sources_of(leaf))])
-    signs = "`–`: none published, `…`: published and not read, `?`: not verified, `ms`: at many scales (`--tta`)."
-    said = f"{signs} {_parameters(found)}"
+    shown = " ".join(f"{leaf.score} {leaf.parameters}" for leaf in found)
+    signs = [f"`{sign}`: {meaning}" for sign, meaning in _SIGNS.items() if sign in shown]
+    if data == "coco" and any(re.fullmatch(r"[\d.]+", leaf.score) for leaf in found):
+        signs.append("one number alone: box AP")
+    said = " ".join(filter(None, [f"{', '.join(signs)}." if signs else "", _parameters(found)]))
     notes = _list([f"`{leaf.path.stem}`: {leaf.warning}" for leaf in found if leaf.warning])
     rows = table(("config", SCORES[data], "parameters, M", "source"), cells, words=1)
     return "\n\n".join(filter(None, [f"## {title}", rows, said, notes]))

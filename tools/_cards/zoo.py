@@ -86,7 +86,7 @@ def page(families: Sequence[Family]) -> str:
         'licences, weights and what was measured. <a href="../../model_cards/README.md">The same table as text</a>.',
         "families": "\n".join(_family(i, family) for i, family in enumerate(families)),
         "ranges": "\n".join(_range(key, heading) for key, heading in RANGES.items()),
-        "axes": "\n".join(f'<option value="{key}">{name}</option>' for key, name in AXES.items()),
+        "axes": "\n".join(_axis(key, name, found) for key, name in AXES.items()),
         "count": f"{len(found)} models",
         "caption": "Parameters and GFLOPs (1e9 multiply-adds of one image of that size) are counted here. Top-1 is as "
         "published, on ImageNet-1K. Images a second were measured here; empty cells are unknown. "
@@ -97,6 +97,12 @@ def page(families: Sequence[Family]) -> str:
     }
     # in one pass, so that nothing put in is taken for a place itself
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]].strip(), _source("page.html"))
+
+
+def _axis(key: str, name: str, found: Sequence[dict[str, Any]]) -> str:
+    if any(model[key] is not None for model in found):
+        return f'<option value="{key}">{name}</option>'
+    return f'<option value="{key}" disabled>{name} (not measured)</option>'
 
 
 def _source(name: str) -> str:

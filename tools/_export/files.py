@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vertebra.backbones._errors import UserError
 from vertebra.tools._common import need
+from vertebra.tools._places import check_file
 
 HIDDEN = ".export_onnx_"
 """How names of temporary folders begin, which stand beside what is exported."""
@@ -27,16 +28,8 @@ def check_target(out: Path, is_ours: Callable[[Path], bool] | None = None, kind:
         UserError: `out` is a folder, lies below a file, cannot be a file's name, or is a file of another kind; or a
             file stands where large weights would go, and is not the older export's.
     """
-    try:
-        there, folder = out.exists(), out.is_dir()
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
-    nearest = next(parent for parent in out.absolute().parents if parent.exists())
-    if not nearest.is_dir():
-        raise UserError(f"--out {out} cannot be written: {nearest} is no folder")
-    if folder:
-        raise UserError(f"--out {out} is a folder, but must name a file: {out / 'model.onnx'}, say")
-    if there and not (is_ours or is_onnx)(out):
+    check_file(out, f"--out {out}", "model.onnx")
+    if out.exists() and not (is_ours or is_onnx)(out):
         raise UserError(f"--out {out} exists and is no {kind}: choose another name, or move it away")
     data = data_file(out)
     if is_ours is None and data.exists() and not _is_weights(data, out):

@@ -77,7 +77,8 @@ def export_reduced(
         check_numbers(temporary, (CHECKS[0][0], size[0], *(static or CHECKS[0][1:])))
         accuracy = measure(full, temporary, batches(samples, classifier, size), features) if samples else None
         megabytes = sum(path.stat().st_size for path in temporary.parent.iterdir()) / 1e6
-    cost = f"{precision} against float32 on {data or calibrate}: {accuracy}"
+    where = data or f"every fourth image of {calibrate}, of which none gave a scale"
+    cost = f"{precision} against float32 on {where}: {accuracy}"
     changes = dict(file=out, data_file=out.with_name(data_file.name) if data_file else None, megabytes=megabytes)
     return replace(
         report,

@@ -112,8 +112,9 @@ function unknown(models, state) {
 function counted(models, state) {
   const kept = models.filter((model) => passes(model, state)).length;
   const hidden = unknown(models, state).length;
+  const crossed = RANGES.some((key) => state[key][0] !== null && state[key][1] !== null && state[key][0] > state[key][1]);
   const why = hidden ? `; ${hidden} more ${hidden === 1 ? "has" : "have"} no published value to compare with the bounds` : "";
-  return `${kept} of ${models.length} models shown${why}`;
+  return `${kept} of ${models.length} models shown${crossed ? "; a lower bound is above the upper one" : why}`;
 }
 
 /** The plot of the models that pass, in words. */

@@ -211,3 +211,8 @@ def test_models_that_a_bound_hides_for_want_of_a_value_are_counted() -> None:
         "0 of 3 models shown; 1 more has no published value to compare with the bounds"
     )
     assert js(f"zoo.counted({FEW}, zoo.parseState('', ['van', 'cswin']))") == "3 of 3 models shown"
+
+
+def test_bounds_in_the_wrong_order_are_said() -> None:
+    said = js(f"zoo.counted({FEW}, zoo.parseState('#params=50..20', ['van', 'cswin']))")
+    assert said == "0 of 3 models shown; a lower bound is above the upper one"
