@@ -59,7 +59,7 @@ def test_a_service_that_is_not_installed_is_one_sentence(name: str, monkeypatch:
 def test_logs_of_a_run_that_cannot_be_built_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise TensorBoard's thread writes on into a folder that is removed, and complains."""
     closed: list[TensorboardVisBackend] = []
-    monkeypatch.setattr(TensorboardVisBackend, "close", closed.append)
+    monkeypatch.setattr(TensorboardVisBackend, "close", lambda backend: closed.append(backend))
     config = read_config("demo/van_b0_digits")
     config.model.foo = 1
     config.work_dir = str(tmp_path)

@@ -93,6 +93,7 @@ def test_the_published_table_has_every_name_at_free_sizes_close_to_pytorch_and_a
     for name, row in found.items():
         assert row["free"] == "True", f"{name}: {row['reason']}"
         assert 0 < float(row["difference"]) <= 1e-4, name
+        assert float(row["onnxruntime_ms"]) > 0 < float(row["pytorch_ms"]), name
         assert float(row["megabytes"]) <= 1.05e-6 * weights[name] + 0.5, name  # the graph itself
     assert len({tuple(row[column] for column in PLACE) for row in found.values()}) == 1
     assert "+" not in found["van_b0"]["commit"], "of a clean tree"
