@@ -35,7 +35,9 @@ class Mean(nn.Module):
         return self.factor * x.mean((2, 3))
 
 
-def test_row_tells_of_the_file_and_times_both_runtimes(tmp_path: Path) -> None:
+def test_row_tells_of_the_file_and_times_both_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vertebra.tools._export.table.TURN", 0.02)
+    monkeypatch.setattr("vertebra.tools._export.table.PAUSE", 0.0)
     classifier = Classifier("test_resnet", Mean())
     report = export(classifier, tmp_path / "m.onnx", static=(32, 48))
     found = measure(classifier, report, features=False, static=(32, 48))
