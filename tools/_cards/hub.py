@@ -150,7 +150,8 @@ def _table(rows: Mapping[str, str]) -> str:
 
 def _results(metrics: Mapping[str, Any]) -> str:
     rows = {f"{said} accuracy": f"{metrics[key]:.2%}" for key, said in _METRICS.items() if key in metrics}
-    known = metrics | {"checkpoint": PurePath(metrics.get("checkpoint") or "").name}  # folders are the publisher's own
+    # folders are the publisher's own
+    known = {**metrics, "checkpoint": PurePath(metrics.get("checkpoint") or "").name}
     rows |= {key: str(known[key]) for key in ("images", "checkpoint", "versions") if known.get(key)}
     return "Measured by `vertebra test`.\n\n" + _table(rows)
 

@@ -127,9 +127,9 @@ def _rows(title: str, data: str, found: list[Leaf]) -> str:
         cells.append([f"[`{name}`](../configs/{name}.py)", leaf.score, leaf.parameters, _links(sources_of(leaf))])
     shown = " ".join(f"{leaf.score} {leaf.parameters}" for leaf in found)
     signs = [f"`{sign}`: {meaning}" for sign, meaning in _SIGNS.items() if sign in shown]
-    if data == "coco" and any(re.fullmatch(r"[\d.]+", leaf.score) for leaf in found):
-        signs.append("one number alone: box AP")
-    said = " ".join(filter(None, [f"{', '.join(signs)}." if signs else "", _parameters(found)]))
+    alone = data == "coco" and any(re.fullmatch(r"[\d.]+", leaf.score) for leaf in found)
+    explained = [f"{', '.join(signs)}." * bool(signs), "A number alone is box AP." * alone, _parameters(found)]
+    said = " ".join(filter(None, explained))
     notes = _list([f"`{leaf.path.stem}`: {leaf.warning}" for leaf in found if leaf.warning])
     rows = table(("config", SCORES[data], "parameters, M", "source"), cells, words=1)
     return "\n\n".join(filter(None, [f"## {title}", rows, said, notes]))

@@ -70,9 +70,9 @@ def export_all(args: argparse.Namespace) -> int:
     """
     _check_options(args)
     names, table = choose_names(args.name, args.family), args.csv or args.out / TABLE
-    if args.checkpoint is None:
-        print("no --checkpoint given, the files get fresh, random weights", file=sys.stderr)
     with _folder(args.out), checked_table(table, None if args.csv else f"--out {args.out}: {TABLE}"):
+        if args.checkpoint is None:
+            print("no --checkpoint given, the files get fresh, random weights", file=sys.stderr)
         failed = _export_names(names, table, args)
     if failed:
         raise UserError(f"{len(failed)} of {len(names)} names could not be exported: {', '.join(failed)}")

@@ -90,7 +90,10 @@ def test_name_that_fails_or_is_killed_ends_nothing_else_and_is_told(
     assert "FAILED: ONNX Runtime differs at a free size; at 224x224: ONNX Runtime differs at a fixed size" in printed
     assert [command[1] for command in asked].count("van_b1") == 1  # no size would help
     assert "van_b3  FAILED: its process ended with code -9; -9 mostly means that memory ran out" in printed
-    assert warned == "error: 3 of 7 names could not be exported: van_b1, van_b3, van_b5\n"
+    assert warned == (
+        "no --checkpoint given, the files get fresh, random weights\n"
+        "error: 3 of 7 names could not be exported: van_b1, van_b3, van_b5\n"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "exports.csv",
         *(f"van_b{i}.onnx" for i in (0, 2, 4, 6)),
