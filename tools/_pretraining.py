@@ -74,7 +74,8 @@ def check(config: Any) -> None:
     from vertebra.engine.config import build_runner, explaining
 
     tried = copy.deepcopy(config)
-    tried.experiment_name = uuid4().hex  # mmengine finds what it has built by this name
+    tried.experiment_name = uuid4().hex  # mmengine gives out again what it has built under a name
+    tried.visualizer = dict(type="Visualizer")  # and a config may name that of its own
     with tempfile.TemporaryDirectory() as logs:
         tried.work_dir = logs
         runner = build_runner(tried)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from tool_processes import Started, start_tool
 from vertebra.backbones._checkpoint import read_checkpoint
-from vertebra.tools import make_dataset
+from vertebra.tools import _pretraining, make_dataset, train
 
 pytest.importorskip("mmdet")
+
+from mmengine.visualization import Visualizer
 
 CLASSIFIER = """
 _base_ = "demo/van_b0_digits"
@@ -95,6 +97,19 @@ def test_a_mistake_in_the_detector_is_said_before_the_classifier_is_trained(
     assert option.split(".")[-1].split("=")[0] in refused.said
     assert "as a classifier" not in refused.said
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_built_to_be_checked_is_not_given_out_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mmengine keeps logs by their name, and those of the check lie in a folder that is gone."""
+    monkeypatch.chdir(folder)
+    words = ["detector.py", "--data", "digits", "--work-dir", str(tmp_path)]
+    config = train.prepare(train.build_parser().parse_args(words), "cpu")
+    config.visualizer.name = "its_own"
+    _pretraining.check(config)
+    assert not Visualizer.check_instance_created("its_own")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_without_the_classifiers_is_one_sentence(
