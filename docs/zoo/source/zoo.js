@@ -1,6 +1,6 @@
 "use strict";
 
-// What the page does. State lives in the address (#sort=top1&order=descending&family=van,cswin&gflops=0..10), so that a view
+// What the page does. State lives in the address (#sort=top1&order=descending&family=van,cswin&model=tiny&gflops=0..10), so that a view
 // can be linked to. Functions that touch no document come first; tests call them without a browser.
 
 const RANGES = ["params", "gflops", "top1"];
@@ -29,6 +29,7 @@ function parseState(hash, families) {
   state.axis = Object.hasOwn(AXES, given.get("axis") || "") ? given.get("axis") : "params";
   const wanted = given.has("family") ? given.get("family").split(",") : families;
   state.family = families.filter((family) => wanted.includes(family));
+  state.model = given.get("model") || "";
   for (const key of RANGES) {
     const [low, high] = (given.get(key) || "..").split("..");
     state[key] = [number(low), number(high)];
@@ -45,6 +46,7 @@ function formatState(state, families) {
   }
   if (state.axis !== "params") parts.set("axis", state.axis);
   if (state.family.length !== families.length) parts.set("family", state.family.join(","));
+  if (state.model) parts.set("model", state.model);
   for (const key of RANGES) {
     const [low, high] = state[key];
     if (low !== null || high !== null) parts.set(key, `${low === null ? "" : low}..${high === null ? "" : high}`);
@@ -60,6 +62,7 @@ function number(text) {
 function passes(model, state) {
   return (
     state.family.includes(model.family) &&
+    state.model.toLowerCase().split(/\s+/).every((part) => model.name.toLowerCase().includes(part)) &&
     RANGES.every((key) => {
       const [low, high] = state[key];
       if (low === null && high === null) return true;
@@ -152,6 +155,7 @@ function start() {
 
   function fill() {
     for (const box of form.elements["family"]) box.checked = state.family.includes(box.value);
+    form.elements["model"].value = state.model;
     for (const key of RANGES)
       ["low", "high"].forEach((end, i) => (form.elements[`${key}-${end}`].value = state[key][i] === null ? "" : state[key][i]));
     axis.value = state.axis;
@@ -168,6 +172,7 @@ function start() {
 
   form.addEventListener("input", () => {
     state.family = [...form.elements["family"]].filter((box) => box.checked).map((box) => box.value);
+    state.model = form.elements["model"].value.trim();
     for (const key of RANGES) state[key] = ["low", "high"].map((end) => number(form.elements[`${key}-${end}`].value));
     changed();
   });

@@ -164,6 +164,9 @@ def test_bounds_keep_what_is_known_to_lie_between_them() -> None:
         "family=cswin": "c",
         "family=": "",
         "params=5..&family=van": "b10",
+        "model=B": "b10 b2",
+        "model=b+1": "b10",
+        "model=b3": "",
     }
     keep = f"(hash) => {FEW}.filter((model) => zoo.passes(model, zoo.parseState(hash, ['van', 'cswin'])))"
     kept = js(f"{json.dumps([*wanted])}.map({keep}).map((models) => models.map((model) => model.name).join(' '))")
@@ -172,7 +175,12 @@ def test_bounds_keep_what_is_known_to_lie_between_them() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "sort=top1&order=descending&axis=gflops&family=cswin&params=5..20&top1=80.5..", "gflops=-3..1e-7", "top1=..3"],
+    [
+        "",
+        "sort=top1&order=descending&axis=gflops&family=cswin&model=b+1&params=5..20&top1=80.5..",
+        "gflops=-3..1e-7",
+        "top1=..3",
+    ],
 )
 def test_an_address_holds_the_whole_state(address: str) -> None:
     families = "['van', 'cswin']"

@@ -68,6 +68,11 @@ def test_keys_alone_sort_filter_and_reset(page: Page, models: list[dict[str, Any
     assert shown(page) == [m["name"] for m in sorted(best, key=lambda m: -m["params"])]
     assert page.run("document.activeElement.value") == "params"  # the focus stays where it was
     assert page.run("location.hash") == "#sort=params&order=descending&top1=87.."
+    page.open(PAGE)
+    reach(page, "input[name=model]")
+    page.type("tiny 384")
+    named = [m["name"] for m in models if "tiny" in m["name"] and "384" in m["name"]]
+    assert shown(page) == named != []
     page.open(PAGE + "#family=van")
     reach(page, "input[value=cswin]")
     page.press("Space")
@@ -122,7 +127,8 @@ def test_a_screen_reader_is_told_what_every_part_is(page: Page, models: list[dic
     told = page.spoken()
     roles = {role for role, _ in told}
     assert {"banner", "main", "form", "table", "columnheader", "rowheader", "checkbox", "button", "combobox"} <= roles
-    for role in ("button", "checkbox", "combobox", "spinbutton", "link", "columnheader", "rowheader", "table"):
+    named = "button checkbox combobox searchbox spinbutton link columnheader rowheader table"
+    for role in named.split():
         names = [name for found, name in told if found == role]
         assert names, role
         assert all(name.strip() for name in names), role
