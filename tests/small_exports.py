@@ -35,17 +35,28 @@ def _built(head: str, backbone: str, **preprocessing: Any) -> Any:
 
 
 def spread(model: Any) -> Any:
-    """The model itself with scores far apart.
+    """The model itself, in eval mode, with scores far apart.
 
-    Fresh weights give all anchors about one score: what is first and what is suppressed would be chance.
+    Fresh weights give all anchors about one score: what is first and what is suppressed would be chance. Logits that
+    are too large do so too: many sigmoids are then 1 to the last digits.
     """
     draw = torch.Generator().manual_seed(1)
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and name.rpartition(".")[2] in ("rpn_cls", "retina_cls", "fc_cls"):
-            # a wide fan-in would give so large logits that sigmoids are exactly 1, and many boxes of one score
             gain = min(0.3, 4.8 / module.weight[0].numel() ** 0.5)
             module.weight.data = torch.randn(module.weight.shape, generator=draw) * gain
             module.bias.data.zero_()
         elif name.endswith(("rpn_reg", "retina_reg", "fc_reg", "mask_head.conv_logits")):
             module.weight.data = torch.randn(module.weight.shape, generator=draw) * 0.05
-    return model
+    for head, layer in (("rpn_head", "rpn_cls"), ("bbox_head", "retina_cls")):
+        if hasattr(getattr(model, head, None), layer):
+            _scale_logits(model.eval(), getattr(model, head), getattr(getattr(model, head), layer))
+    return model.eval()
+
+
+def _scale_logits(model: Any, head: Any, layer: nn.Conv2d) -> None:
+    """Make the standard deviation of a head's logits 1.5: how large a backbone's maps are differs by family."""
+    with torch.no_grad():
+        maps = model.extract_feat(torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(2)))
+        logits = torch.cat([level.flatten() for level in head(maps)[0]])
+    layer.weight.data *= 1.5 / logits.std()
