@@ -1,19 +1,20 @@
 """Where tools write: a place that cannot be written to is refused before anything is computed."""
 
+import tempfile
 from pathlib import Path
 
 from vertebra.backbones._errors import UserError
 
 
 def check_folder(out: Path, asked: str) -> None:
-    """Refuse a folder that is none and cannot be made.
+    """Refuse a folder that nothing can be written into, or that cannot be made.
 
     Args:
         out: the folder, which need not exist.
         asked: how it was asked for: `--out pictures`.
 
     Raises:
-        UserError: `out` or what it would lie in is a file, or it cannot be a folder's name.
+        UserError: `out` or what it would lie in is a file or takes no files, or it cannot be a folder's name.
     """
     try:
         nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
@@ -21,6 +22,10 @@ def check_folder(out: Path, asked: str) -> None:
         raise UserError(f"{asked} cannot be written: {error.strerror or error}") from error
     if not nearest.is_dir():
         raise UserError(f"{asked} cannot be written: {nearest} is no folder")
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()  # rights alone do not tell of a disk that is full or read-only
+    except OSError as error:
+        raise UserError(f"{asked} cannot be written: {nearest} takes no files ({error.strerror or error})") from error
 
 
 def check_file(out: Path, asked: str, example: str) -> None:

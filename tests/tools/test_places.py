@@ -31,6 +31,10 @@ def test_a_folder_that_is_there_or_can_be_made_is_taken(out: str, here: Path) ->
     [
         (check_folder, "text.txt", "--out text.txt cannot be written: .*text.txt is no folder"),
         (check_folder, "text.txt/new", "--out text.txt/new cannot be written: .*text.txt is no folder"),
+        pytest.param(
+            *(check_folder, "/sys/new", "--out /sys/new cannot be written: /sys takes no files"),
+            marks=pytest.mark.skipif(not Path("/sys").is_dir(), reason="/sys, where nobody makes files, is Linux's"),
+        ),
         (check_folder, "n" * 300, "cannot be written: File name too long"),
         (check_file, "folder", "--out folder is a folder; the name of a file is accepted: folder/m.json, say"),
         (check_file, "text.txt/m", "--out text.txt/m cannot be written: .*text.txt is no folder"),
