@@ -32,6 +32,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 from ..backbones._errors import UserError
+from ..backbones._folders import with_classes
 from ..backbones._names import check_model_name
 from . import dense_config
 from .dense_fit import check_fit
@@ -282,9 +283,7 @@ def use_data(config: Config, folder: str) -> None:
     if dense_config.is_dense(config):
         dense_config.use_data(config, folder)
         return
-    root = Path(folder)
-    if (root / "imagenet").is_dir() and not (root / "train").exists():
-        root = root / "imagenet"
+    root = with_classes(folder)
     for part in ("train", "val", "test"):
         dataset = (config.get(f"{part}_dataloader") or {}).get("dataset", {})
         if "root" in dataset:

@@ -90,24 +90,29 @@ def scores(leaf: Leaf) -> list[EvalResult]:
     ((name, url),) = sources_of(leaf)
     source = {"source_name": name, "source_url": url}
     if leaf.path.parents[1].name == "ade20k":
-        where = {"task_type": "image-segmentation", "dataset_type": "scene_parse_150", "dataset_name": "ADE20K"}
+        where = {"dataset_type": "scene_parse_150", "dataset_name": "ADE20K"}
         found = (score.partition(" ") for score in leaf.score.split(" / "))
         kinds = [
-            ("mean_iou", f"mIoU, {'at many scales, ' if many else ''}as published", value) for value, _, many in found
+            ("image-segmentation", "mean_iou", f"mIoU, {'at many scales, ' if many else ''}as published", value)
+            for value, _, many in found
         ]
     else:
         box, _, mask = leaf.score.partition(" / ")
-        where = {"task_type": "object-detection", "dataset_type": "coco", "dataset_name": "COCO 2017"}
-        kinds = [("map", "box AP, as published", box), ("map", "mask AP, as published", mask)]
+        where = {"dataset_type": "coco", "dataset_name": "COCO 2017"}
+        kinds = [
+            ("object-detection", "map", "box AP, as published", box),
+            ("instance-segmentation", "map", "mask AP, as published", mask),
+        ]
     return [
         EvalResult(
             **where,
+            task_type=task,
             dataset_split="validation",
             metric_type=kind,
             metric_name=f"{leaf.path.stem}: {what}",
             metric_value=float(value),
             **source,
         )
-        for kind, what, value in kinds
+        for task, kind, what, value in kinds
         if value
     ]

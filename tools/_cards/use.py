@@ -27,7 +27,8 @@ def use(family: Family) -> str:
         "[docs/detection.md](../docs/detection.md) says, which also has "
         "data of your own; any head takes any of the family's names by `--backbone`.",
         _shell([*_dense(family.detectors, "coco"), *_dense(family.segmenters, "ade20k")]),
-        "Export, with free batch, height and width; ONNX Runtime's answers are compared with PyTorch's.",
+        "Export, with free batch, height and width; ONNX Runtime's answers are compared with PyTorch's. "
+        "[docs/export.md](../docs/export.md) has other formats, fewer bits, detectors and segmenters.",
         _export(family.example.name),
     ]
     return "\n\n".join(said)
@@ -71,7 +72,13 @@ def _classify(family: Family) -> str:
 
 def _export(name: str) -> str:
     start = f"vertebra export_onnx {name} --checkpoint {_TRAINED}"
-    return _shell([f"{start} --out {name}.onnx", f"{start} --features --out {name}_features.onnx"])
+    return _shell(
+        [
+            f"{start} --out {name}.onnx",
+            f"vertebra infer {name}.onnx pictures --out predictions_onnx",
+            f"{start} --features --out {name}_features.onnx",
+        ]
+    )
 
 
 def _after(name: str) -> str:

@@ -89,8 +89,8 @@ def page(families: Sequence[Family]) -> str:
         "axes": "\n".join(_axis(key, name, found) for key, name in AXES.items()),
         "count": f"{len(found)} models",
         "caption": "Parameters and GFLOPs (1e9 multiply-adds of one image of that size) are counted here. Top-1 is as "
-        "published, on ImageNet-1K. Images a second were measured here; empty cells are unknown. "
-        + html.escape(measured),
+        "published, on ImageNet-1K. Images a second were measured here, of each name once: its tags differ in their "
+        "number of classes alone. Empty cells are unknown. " + html.escape(measured),
         "head": "".join(_heading(column) for column in COLUMNS),
         "rows": "\n".join(_row(model) for model in found),
         "data": json.dumps(found, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/"),

@@ -125,7 +125,8 @@ def sources_of(leaf: Leaf) -> list[tuple[str, str]]:
         return []
     if leaf.place:
         return [(f"{leaf.place} of the code", cards()[leaf.family]["code"])]
-    return [(f"arXiv:{leaf.source}", arxiv(leaf.source))]
+    doubt = ", not checked" if leaf.score.endswith("?") else ""
+    return [(f"arXiv:{leaf.source}{doubt}", arxiv(leaf.source))]
 
 
 def head_of(path: Path) -> str:

@@ -10,6 +10,7 @@ import torch
 from timm.data import ImageNetInfo, create_transform
 from torch import Tensor
 from vertebra.backbones._errors import UserError
+from vertebra.backbones._folders import with_classes
 from vertebra.tools._classifier import Classifier
 from vertebra.tools._export.checks import first_line, noise
 from vertebra.tools._export.onnx_graph import answers
@@ -54,18 +55,27 @@ class Accuracy:
             change = 100 * (self.top1 - self.top1_float32)
             of = f" of the {self.labelled} with a class" if self.labelled < self.images else ""
             parts.insert(1, f"top-1 {self.top1:.2%} against {self.top1_float32:.2%} ({change:+.2f} points){of}")
+        elif self.agreement is not None:
+            parts.append("no top-1, since no image lies in a folder of a class that the model knows")
         return ", ".join(parts)
 
 
 def find_samples(folder: Path, split: str, classifier: Classifier, option: str) -> list[Sample]:
     """The images of `folder`, of its sub-folder `split` where it has one, in the order of their names.
 
+    The OUT folder of `make_dataset` is taken too, and of it the part with classes.
+
     Raises:
-        UserError: there is no such folder, or no image in it; names the `option`.
+        UserError: there is no such folder, it has another split alone, or no image is in it; names the `option`.
     """
     if not folder.is_dir():
         raise UserError(f"{option} {folder} is no folder; a folder of images is accepted")
-    root = folder / split if (folder / split).is_dir() else folder
+    root = with_classes(folder)
+    other = {"train": "val", "val": "train"}[split]
+    if (root / split).is_dir():
+        root = root / split
+    elif (root / other).is_dir():
+        raise UserError(f"{option} {folder} has {other}/ and no {split}/; {option} {root / other} takes that one")
     classes = class_indices(classifier)
     return [
         Sample(path, classes.get(place.parts[0]) if len(place.parts) > 1 else None)

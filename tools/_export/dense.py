@@ -101,7 +101,7 @@ def _graph(dense: Dense, features: bool) -> tuple[nn.Module, list[str]]:
         return MapsGraph(model).eval(), _map_names(model)
     reason = refusal(dense)
     if reason:
-        raise UserError(f"a {type(model).__name__} {reason}; --features exports its backbone and neck")
+        raise UserError(f"{type(model).__name__} {reason}; --features exports its backbone and neck")
     if dense.segments:
         return SegmenterGraph(model).eval(), ["logits"]
     masks = getattr(model, "roi_head", None) is not None and model.roi_head.with_mask
@@ -163,12 +163,12 @@ def resizing(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _normalisation(preprocessor: Any) -> dict[str, Any]:
-    """Order of the channels, and their mean and standard deviation where pixels run from 0 to 1."""
+    """Order of the channels; their mean and standard deviation where pixels run from 0 to 1, in float32's digits."""
     mean, std = [0.0] * 3, [1.0] * 3
     if preprocessor._enable_normalize:
         mean, std = preprocessor.mean.flatten().tolist(), preprocessor.std.flatten().tolist()
     return {
         "channels": "RGB" if preprocessor._channel_conversion else "BGR",
-        "mean": [value / 255 for value in mean],
-        "std": [value / 255 for value in std],
+        "mean": [round(value / 255, 7) for value in mean],
+        "std": [round(value / 255, 7) for value in std],
     }

@@ -21,8 +21,8 @@ ONE_FILE_LIMIT = 2**31 - 2**24
 LOWEST_OPSET = 18  # what PyTorch's exporter writes natively; its conversion downwards fails on most networks
 FREE_SIZE = {0: "batch", 2: "height", 3: "width"}
 _RANDOM = re.compile(r"Random|Bernoulli|Multinomial|Dropout")
-_NEEDLESS = 1.02
-"""From so many times the model's own bytes on, a graph's constants are worth folding on."""
+_GROWN = 1024
+"""Numbers that a result of constants may have to be kept in place of fewer, where a file should be small."""
 
 
 def check_packages() -> Any:
@@ -74,17 +74,21 @@ def trace(
                 input_names=["image"],
                 output_names=list(outputs),
                 opset_version=opset,
+                optimize=False,  # done below: what was traced is kept
                 verbose=False,
                 **options,
             )
+            traced = program.model.clone()
+            _fold(program.model)
     except Exception as error:  # the exporter runs the whole compiler: anything can come out of it
         hint = STATIC_HINT if len(free) > 1 else ""
         raise UserError(f"{name} cannot be exported: {first_line(error.__cause__ or error)}{hint}") from error
-    if _bytes_of_constants(program.model) > _NEEDLESS * own:
-        with contextlib.suppress(Exception):  # the file is only larger than it must be
-            folded = _folded_on(program.model)
-            if _bytes_of_constants(folded) < _bytes_of_constants(program.model):
-                program.model = folded
+    if _bytes_of_constants(program.model) > own:
+        folded = [program.model]
+        for fold in (lambda: _folded_on(program.model), lambda: _folded_less(traced)):
+            with contextlib.suppress(Exception):  # the file is only larger than it must be
+                folded.append(fold())
+        program.model = min(folded, key=_bytes_of_constants)
     return program
 
 
@@ -92,19 +96,34 @@ def _bytes_of_constants(model: Any) -> int:
     return sum(value.const_value.nbytes for value in model.graph.initializers.values())
 
 
+def _fold(model: Any, **limits: int) -> None:
+    """Compute what depends on constants alone, and simplify, in place, as PyTorch's exporter does."""
+    from onnxscript.optimizer import optimize_ir
+
+    optimize_ir(model, **limits)
+
+
 def _folded_on(model: Any) -> Any:
     """A copy of a graph in which what depends on constants alone is computed to its end, where that is no larger.
 
-    The exporter ends at inputs of some thousand numbers, and leaves behind what it has computed by then: of an MLP that
-    makes a small table of positions, its wide hidden layer. No result may be larger than the constants that go with it:
-    a table that is unfolded for every pair of positions stays a table.
+    Folding ends at inputs of some thousand numbers, and leaves behind what it has computed by then: of an MLP that
+    makes a small table of positions, its wide hidden layer. No result may be larger than the constants that go with it.
     """
-    from onnxscript.optimizer import optimize_ir
-
     copied = model.clone()
     largest = max(value.const_value.size for value in copied.graph.initializers.values())
     with quiet(), quick_rules():
-        optimize_ir(copied, input_size_limit=largest, output_size_limit=0)
+        _fold(copied, input_size_limit=largest, output_size_limit=0)
+    return copied
+
+
+def _folded_less(traced: Any) -> Any:
+    """A copy of a traced graph in which no result of constants is much larger than they are.
+
+    Folding lets one grow to 262,144 numbers: the bias of MaxViT's windows from 225 a head to 4096.
+    """
+    copied = traced.clone()
+    with quiet(), quick_rules():
+        _fold(copied, output_size_limit=_GROWN)
     return copied
 
 

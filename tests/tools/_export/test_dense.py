@@ -210,7 +210,7 @@ def test_features_are_backbone_and_neck_named_by_stride(head: str, name: str, tm
 @pytest.mark.parametrize("kind", ["CascadeRCNN", "DINO", "ATSS", "GFL"])
 def test_other_detectors_are_refused_with_what_can_be_had(kind: str, tmp_path: Path) -> None:
     model = type(kind, (torch.nn.Module,), {})()
-    sentence = rf"a {kind} cannot be exported whole, as RetinaNet, FasterRCNN and MaskRCNN can; --features exports"
+    sentence = rf"{kind} cannot be exported whole, as RetinaNet, FasterRCNN and MaskRCNN can; --features exports"
     with pytest.raises(UserError, match=sentence):
         export_dense(dense(model, False), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
