@@ -51,6 +51,8 @@ class Row(Origin):
     options: str
     """What was asked for, as `asked_options` puts it."""
     difference: float
+    passed_over: int
+    """Images that the checks left aside, as rounding decides there what the model chooses."""
     onnxruntime_ms: float
     pytorch_ms: float
     rounds: int
@@ -105,6 +107,7 @@ def measure(
         reason="" if report.free_size else ASKED,
         options=options,
         difference=float(f"{report.difference:.2e}"),
+        passed_over=sum(check.passed_over for check in report.checks),
         onnxruntime_ms=round(ours, 3),
         pytorch_ms=round(theirs, 3),
         rounds=rounds,
