@@ -190,6 +190,21 @@ def test_licence_of_published_weights_is_kept_until_another_is_asked_for(
     assert f"Licence of these weights: {licence}" in (tmp_path / "hub/README.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["davit_tiny_fused", "maxvit_pico_rw_256_fused", "shvit_s1_fused"])
+def test_timms_own_network_takes_the_weights_as_the_card_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = load_classifier(name, write_checkpoint(tmp_path / "w.safetensors", name))
+    publish.publish(classifier, tmp_path / "hub")
+    monkeypatch.chdir(tmp_path / "hub")
+    (line,) = [line for line in Path("README.md").read_text().splitlines() if line.startswith("model = timm.")][1:]
+    plain = eval(line.removeprefix("model = "), {"timm": timm}).eval()
+    assert type(plain).__module__.startswith("timm.")
+    images = noise(1, *timm.get_pretrained_cfg(name).input_size)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(images), classifier.model(images), rtol=1e-4, atol=1e-4)
+
+
 def test_model_of_timm_needs_no_vertebra_to_load(tmp_path: Path) -> None:
     model = timm.create_model("test_resnet", num_classes=4)
     publish.publish(Classifier("test_resnet", model, LABELS, LABELS), tmp_path / "hub")

@@ -126,7 +126,17 @@ with torch.inference_mode():
 best = int(scores.argmax())
 names = model.pretrained_cfg.get("label_names") or range(len(scores))
 print(names[best], float(scores[best]))
-```"""
+```{_without_vertebra(classifier)}"""
+
+
+def _without_vertebra(classifier: Classifier) -> str:
+    """How timm alone builds a model whose network is timm's own; nothing for others, or where options are ours."""
+    plain = classifier.name.split(".")[0].removesuffix("_fused")
+    if not is_ours(classifier.name) or plain not in timm.list_models() or is_ours(plain) or classifier.options:
+        return ""
+    classes = f"num_classes={classifier.model.num_classes}"
+    code = f'timm.create_model("{plain}", {classes}, checkpoint_path="model.safetensors")'
+    return f"\n\nWithout vertebra, timm's own network takes the weights too:\n\n```python\nmodel = {code}\n```"
 
 
 def _inputs(classifier: Classifier) -> dict[str, str]:
