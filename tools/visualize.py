@@ -15,6 +15,7 @@ from vertebra.backbones._errors import UserError
 from vertebra.backbones._files import write_whole
 from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier, require_pictures
 from vertebra.tools._common import make_parser, pick_device, run_tool
+from vertebra.tools._export.checks import running
 from vertebra.tools._pictures import fitted, read_picture, refuse_overwriting, write_picture
 from vertebra.tools._places import check_folder
 from vertebra.tools._visualize.inside import KINDS, choose, few, look_inside
@@ -51,20 +52,23 @@ def build_parser() -> argparse.ArgumentParser:
         "sort, and the last feature map)",
     )
     add("--at", metavar="X,Y", help="whose attention, in pixels of the picture (default: the centre)")
+    add("--whole", action="store_true", help="show the model all of the picture, not only its centre")
     add("--head", type=int, metavar="N", help="one head, counted from 0 (default: the mean of all)")
     add("--class", dest="target", metavar="LABEL|N", help="the class of Grad-CAM (default: the predicted one)")
     add("--samples", type=int, default=8, metavar="N", help="images of noise for a receptive field (default: 8)")
     return parser
 
 
-def make_subject(classifier: Classifier, image: Image.Image, at: str | None) -> Subject:
+def make_subject(classifier: Classifier, image: Image.Image, at: str | None, whole: bool = False) -> Subject:
     """The model, what it sees of the image, and the place `at`, "X,Y" in pixels of the image; None is its centre.
+
+    `whole`: it sees all of the image, as large as it is before the centre is taken of it.
 
     Raises:
         UserError: the model takes no pictures, or `at` is no place, or one that the model does not see.
     """
     require_pictures(classifier)
-    prepared, view = prepare(image, classifier.transform())
+    prepared, view = prepare(image, classifier.transform(), whole)
     place = view.into(image.width / 2, image.height / 2)
     if at is not None:
         try:
@@ -72,9 +76,12 @@ def make_subject(classifier: Classifier, image: Image.Image, at: str | None) -> 
         except ValueError:
             raise UserError(f"--at is {at!r}; it takes X,Y in pixels of the picture, {_centre(image)} say") from None
         place = view.into(x, y)
-        if not all(0 <= side < whole for side, whole in zip(place, view.seen, strict=True)):
+        if not all(0 <= side < end for side, end in zip(place, view.seen, strict=True)):
             x0, y0, x1, y1 = (round(edge) for edge in view.box(0, 0, *view.seen))
-            raise UserError(f"--at is {at}, which the model does not see; it takes x from {x0} to {x1}, y {y0} to {y1}")
+            more = "" if whole else "; with --whole it sees all of the picture"
+            raise UserError(
+                f"--at is {at}, which the model does not see; it takes x from {x0} to {x1}, y {y0} to {y1}{more}"
+            )
     picture = fitted(image, _LEAST_WIDTH)
     device = next(classifier.model.parameters()).device
     x, y = view.back(*place)
@@ -156,8 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{error}; --checkpoint takes a file too, or `{FRESH}`") from error
     classifier.model.requires_grad_(False)
     target = class_index(classifier, args.target)
-    subject = make_subject(classifier, image, args.at)
-    inside = look_inside(classifier.model, subject.images, args.name)
+    subject = make_subject(classifier, image, args.at, args.whole)
+    with running(args.name, subject.images.shape, fixed=True):
+        inside = look_inside(classifier.model, subject.images, args.name)
     chosen = choose(inside, args.name, args.kind, args.layer)
     names = [f"{kind}_{x.layer}.png" for kind, layers in chosen.items() for x in layers]
     refuse_overwriting([args.image], names, args.out)
@@ -173,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "size": [image.height, image.width],
             "model": args.name,
             "checkpoint": args.checkpoint,
+            "whole": args.whole,
         }
         results.append({**known, "kind": kind, "layer": layer, "picture": file, **facts})
     write_whole(args.out / "results.json", (json.dumps(results, indent=1) + "\n").encode())

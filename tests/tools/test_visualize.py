@@ -176,6 +176,23 @@ def test_a_place_is_given_and_told_in_pixels_of_a_large_picture(tmp_path: Path) 
     assert subject.view.back(*subject.place) == pytest.approx((900 * 0.4, 93 * 0.4))
 
 
+def test_the_whole_picture_is_seen_where_that_is_asked_for(photo: Path) -> None:
+    cut, whole = (looks(photo, "van_b0", "--kind", "cam", "--layer", "stages.0", *given) for given in ([], ["--whole"]))
+    assert cut["cam stages.0"]["map"] == [16, 16]
+    assert whole["cam stages.0"]["map"] == [18, 24]  # 71 x 94: 64 by the share that the crop takes, and as oblong
+    assert (cut["cam stages.0"]["whole"], whole["cam stages.0"]["whole"]) == (False, True)
+
+
+def test_a_place_beside_the_centre_is_seen_in_the_whole_picture() -> None:
+    classifier, image = load_shallow("test_resnet", None, torch.device("cpu")), Image.new("RGB", (90, 60))
+    with pytest.raises(UserError, match="with --whole it sees all of the picture"):
+        make_subject(classifier, image, "3,31")
+    subject = make_subject(classifier, image, "3,31", whole=True)
+    assert subject.view.back(*subject.place) == pytest.approx((3 * 5, 31 * 5))
+    with pytest.raises(UserError, match=r"it takes x from 0 to 90, y 0 to 60$"):
+        make_subject(classifier, image, "3,61", whole=True)
+
+
 def test_out_that_is_a_file_is_one_sentence(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photo.parent / "out").write_text("precious")
     assert run_tool(main, ["test_resnet", str(photo), "--out", str(photo.parent / "out"), "--kind", "cam"]) == 2
@@ -211,6 +228,7 @@ REFUSED = {
     "shvit_s1_fused --layer stages.1.blocks --kind cam": "--layer stages.1.blocks is none to draw; it takes stages.0, ",
     "shvit_s1_fused --head 1": "--head is 1; stages.1.blocks.0.mixer.m has the heads 0 to 0",
     "litv2_small --head 5": "--head is 5; stages.2.* has the heads 0 to 1",  # the attention before has 10
+    "test_vit --whole": "test_vit cannot run on an image of ",
     "van_b0 --at 20,150": "--at is 20,150, which the model does not see; it takes x from ",
     "van_b0 --at middle": "--at is 'middle'; it takes X,Y in pixels of the picture, 200,150 say",
     "van_b0 --class bird": "--class is 'bird'; van_b0 takes numbers from 0 to 3, or labels as 'cat'",

@@ -124,6 +124,8 @@ def running(name: str, shape: Sequence[int], fixed: bool = False) -> Iterator[No
     """A block that runs a model on images (..., H, W): what PyTorch cannot do is a `UserError`; `fixed` as above."""
     try:
         yield
+    except UserError:
+        raise
     except (RuntimeError, AssertionError, ValueError) as error:
         size = "x".join(map(str, shape[-2:]))
         hint = "" if fixed else STATIC_HINT

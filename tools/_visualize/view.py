@@ -65,12 +65,15 @@ class View:
         return np.where(inside, laid, np.float32("nan"))
 
 
-def prepare(image: Image.Image, transform: Callable[[Any], torch.Tensor]) -> tuple[torch.Tensor, View]:
+def prepare(
+    image: Image.Image, transform: Callable[[Any], torch.Tensor], whole: bool = False
+) -> tuple[torch.Tensor, View]:
     """What `transform` makes of an image, and where its pixels come from.
 
     Args:
         image: a picture in RGB.
         transform: timm's for evaluation. Its steps resize, crop or pad around the centre, or move nothing.
+        whole: leave out the crop.
 
     Returns:
         (3, h, w), and the view.
@@ -78,6 +81,8 @@ def prepare(image: Image.Image, transform: Callable[[Any], torch.Tensor]) -> tup
     scale, offset, made = np.ones(2), np.zeros(2), image
     steps: Any = getattr(transform, "transforms", [transform])
     for step in steps:
+        if whole and "Crop" in type(step).__name__:
+            continue
         before, made = made, step(made)
         if not isinstance(made, Image.Image) or made.size == before.size:
             continue
