@@ -25,7 +25,7 @@ def index(families: Sequence[Family]) -> str:
     """The page, as Markdown."""
     found = speeds()
     cells = [_row(family, row, found) for family in families for row in family.rows]
-    cards = "\n".join(f"- [{family.title}]({family.key}.md): {_first(family.card['what'])}" for family in families)
+    cards = "\n".join(f"- [{family.title}]({family.key}.md): {_opening(family.card['what'])}" for family in families)
     devices = " ".join(dict.fromkeys(speed.said for speed in found.values()))
     said = (
         "Parameters and GFLOPs (1e9 multiply-adds of one image of that size) are counted by `vertebra list --recount`. "
@@ -68,6 +68,6 @@ def _rate(speed: Speed | None) -> str:
     return decimals(speed.rate, 1) if speed else ""
 
 
-def _first(text: str) -> str:
+def _opening(text: str) -> str:
     """Its first two sentences."""
     return ". ".join(text.strip().split(". ")[:2]).rstrip(".") + "."

@@ -201,7 +201,9 @@ def exports(family: Family) -> str:
         "The largest difference to PyTorch is in standard deviations of the output, or in hundredths of its largest "
         "value where these are larger, over several sizes and batches where they are free; up to 1e-4 is accepted. "
         f"{_PASSED_OVER if any(int(row['passed_over'] or 0) for row in rows) else ''}"
-        "Times are of one image, in float32, ONNX Runtime and PyTorch in turn."
+        "Times are of one image, in float32, ONNX Runtime and PyTorch in turn, in the process that exported and keeps "
+        "its memory. Among images a second, PyTorch has a process of its own, which on a CPU gives memory back after "
+        "each image and asks for it again: small networks with large maps take longer there."
     )
     return f"### ONNX files\n\n{said}\n\n{table(header, cells, left=5)}\n\n{places(rows)}"
 

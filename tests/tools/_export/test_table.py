@@ -100,3 +100,12 @@ def test_the_published_table_has_every_name_at_free_sizes_close_to_pytorch_and_a
         assert float(row["megabytes"]) <= 1.05e-6 * weights[name] + 0.5, name  # the graph itself
     assert len({tuple(row[column] for column in PLACE) for row in found.values()}) == 1
     assert not any("+" in row["commit"] for row in found.values()), "of a clean tree"
+
+
+def test_the_published_times_of_pytorch_are_those_of_the_published_throughput_by_and_large() -> None:
+    """Within a factor of two: a fresh process gives memory back after each image, and the machine is shared."""
+    rates = {row["model"]: row for row in read(RESULTS / "models.csv") if row["device"] == "cpu"}
+    for row in read(RESULTS / "exports.csv"):
+        rate = rates[row["name"]]
+        assert all(rate[key] == row[key] for key in ("height", "width", "device_name", "threads", "torch", "timm"))
+        assert 0.5 < float(row["pytorch_ms"]) * float(rate["value"]) / 1000 < 2, row["name"]
