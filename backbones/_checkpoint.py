@@ -25,7 +25,7 @@ from safetensors import safe_open
 from timm.models import clean_state_dict
 from torch import nn
 
-from ._errors import DamagedFile, UserError
+from ._errors import DamagedFile, NotAvailable, UserError
 
 # timm's order, so that the same file gives the same weights whoever reads it; mmengine's files come first, below
 _NESTED_UNDER = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -277,7 +277,8 @@ def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
     """`timm.create_model`, with one sentence where published weights cannot be had.
 
     Raises:
-        UserError: no network, no weights, or a file that is not what it should be.
+        NotAvailable: no network, or no weights.
+        UserError: a file that is not what it should be.
     """
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
@@ -287,4 +288,4 @@ def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
         if not pretrained:
             raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"the published weights of {name} cannot be had: {reason}") from error
+        raise NotAvailable(f"the published weights of {name} cannot be had: {reason}") from error

@@ -15,7 +15,7 @@ import yaml
 from timm.models import PretrainedCfg
 
 from ._checkpoint import read_checkpoint
-from ._errors import DamagedFile, UserError
+from ._errors import DamagedFile, NotAvailable, UserError
 
 _CARDS = Path(__file__).parents[1] / "model_cards" / "cards.yml"
 _HASH_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.")  # digits alone are a date
@@ -29,8 +29,9 @@ def published_weights(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -
         cache_dir: where files are kept; None takes PyTorch's hub folder, as timm does.
 
     Raises:
-        UserError: the file cannot be had, is truncated, is no checkpoint, or has another hash than it should. A file
-            that is damaged is removed from the cache.
+        NotAvailable: the file cannot be had.
+        UserError: the file is truncated, is no checkpoint, or has another hash than it should. A file that is damaged
+            is removed from the cache.
     """
     url: Any = cfg.url  # timm allows pairs too, for other loaders
     if cfg.source == "local-dir":
@@ -57,7 +58,7 @@ def _fetch(url: str, path: Path, name: str | None) -> None:
         torch.hub.download_url_to_file(url, str(path), progress=False)
     except (OSError, ValueError) as error:  # urllib's errors are OSErrors
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"the published weights of {name} cannot be had: {url}: {reason}") from error
+        raise NotAvailable(f"the published weights of {name} cannot be had: {url}: {reason}") from error
 
 
 def _check_hash(path: Path, cfg: PretrainedCfg) -> None:

@@ -12,6 +12,10 @@ class DamagedFile(UserError):
     """A file that is empty, truncated or no checkpoint at all: a download of it should be made again."""
 
 
+class NotAvailable(UserError):
+    """Published weights that cannot be had: no network, or no such place any more."""
+
+
 class Interrupted(BaseException):
     """A signal ended a run in good order; the text says what was kept, the exit code is 128 + `signum`."""
 

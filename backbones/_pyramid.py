@@ -21,7 +21,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ._download import published_weights
-from ._errors import UserError
+from ._errors import NotAvailable, UserError
 from ._features import MIN_SIZE, FeatureMaps
 
 PyramidT = TypeVar("PyramidT", bound="Pyramid")
@@ -282,7 +282,8 @@ def build(
     or behind a direct link are read by `published_weights`.
 
     Raises:
-        UserError: the published weights cannot be had, are damaged, or do not fit.
+        NotAvailable: the published weights cannot be had.
+        UserError: they are damaged, or do not fit.
     """
     if kwargs.get("features_only"):
         kwargs.setdefault("num_classes", 0)
@@ -312,7 +313,7 @@ def build(
         if type(error).__module__.partition(".")[0] not in _HUB:
             raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(
+        raise NotAvailable(
             f"the published weights of {name} cannot be had from {cfg.hf_hub_id} on the Hugging Face hub: {reason}"
         ) from error
     if weights is not None:

@@ -11,7 +11,7 @@ if __name__ == "__main__":
     import _installed  # noqa: F401  says how to install where vertebra cannot be imported
 
 from PIL import Image
-from vertebra.backbones._errors import UserError
+from vertebra.backbones._errors import NotAvailable, UserError
 from vertebra.backbones._files import write_whole
 from vertebra.tools._classifier import PRETRAINED, Classifier, load_classifier, require_pictures
 from vertebra.tools._common import make_parser, pick_device, run_tool
@@ -157,9 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{args.name}: weights are fresh and random, as --checkpoint asks", file=sys.stderr)
     try:
         classifier = load_classifier(args.name, checkpoint, device=pick_device(args.device))
-    except UserError as error:
-        if args.checkpoint != PRETRAINED or "cannot be had" not in str(error):
-            raise
+    except NotAvailable as error:
         raise UserError(f"{error}; --checkpoint takes a file too, or `{FRESH}`") from error
     classifier.model.requires_grad_(False)
     target = class_index(classifier, args.target)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -245,6 +246,13 @@ def test_what_cannot_be_drawn_is_one_sentence_and_nothing_is_written(photo: Path
     with pytest.raises(UserError, match=REFUSED[line]):
         main([name, str(photo), "--out", str(photo.parent / "out"), "--device", "cpu", *options])
     assert not (photo.parent / "out").exists()
+
+
+@pytest.mark.usefixtures("real")
+def test_where_published_weights_cannot_be_had_others_are_named(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"shvit_s1_fused cannot be had .*; --checkpoint takes a file too, or `fresh`"):
+        main(["shvit_s1_fused", str(photo), "--out", str(photo.parent / "out")])
 
 
 def test_a_label_of_two_classes_is_asked_for_by_number() -> None:
